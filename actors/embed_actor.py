@@ -1,0 +1,64 @@
+"""The embed stage as a plain class: a table of token ids in, the same rows with vectors out.
+
+Rows that already carry a reason pass through with a null vector. A vector that is not finite, or all zero, gets a
+reason here: a search would answer with it, or never find it.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.embedder import Embedder
+from actors.spec import ModelSpec
+
+NON_FINITE = "non_finite"
+
+
+class EmbedActor:
+    """One replica. Raises ModelError when it cannot be set up or a text does not fit its device."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._embedder = Embedder(spec)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Same rows, same order: `_ids` (list<int32>) goes, `vector` (fixed_size_list<float>[D]) comes last.
+
+        `_ids` and `vector` are null where `_reason` is set. Rows whose vector cannot be used get `_reason`
+        "non_finite" and a `_detail`.
+        """
+        todo_N = pc.is_null(table["_reason"]).to_numpy(zero_copy_only=False)
+        ids_T, offsets = _sequences(table["_ids"], todo_N)
+        found_MD = self._embedder.embed(ids_T, offsets)
+        assert len(found_MD) == int(todo_N.sum())
+        usable_M = np.isfinite(found_MD).all(axis=1) & (found_MD != 0).any(axis=1)
+        bad_N = np.zeros(len(table), dtype=np.bool_)
+        bad_N[np.flatnonzero(todo_N)[~usable_M]] = True
+
+        vectors_ND = np.zeros((len(table), self._embedder.dimensions), dtype=np.float32)
+        vectors_ND[todo_N & ~bad_N] = found_MD[usable_M]
+        out = table.drop_columns(["_ids"])
+        if bad_N.any():
+            out = _set_where(out, "_reason", bad_N, NON_FINITE)
+            out = _set_where(out, "_detail", bad_N, "the model gave a vector that is not finite or all zero")
+        vector = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors_ND.ravel()), self._embedder.dimensions, mask=pa.array(~todo_N | bad_N)
+        )
+        out = out.append_column("vector", vector)
+        assert len(out) == len(table), f"{len(table)} rows in, {len(out)} out"
+        assert out["vector"].null_count == len(out) - out["_reason"].null_count
+        return out
+
+
+def _sequences(column: pa.ChunkedArray, todo_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of the rows to do, int32 [T], and where each begins, int64 [M+1]."""
+    rows = column.filter(pa.array(todo_N)).combine_chunks()
+    assert rows.null_count == 0, f"{rows.null_count} rows have neither ids nor a reason"
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(pc.list_value_length(rows).to_numpy(zero_copy_only=False), out=offsets[1:])
+    return rows.flatten().to_numpy(zero_copy_only=False), offsets
+
+
+def _set_where(table: pa.Table, name: str, mask_N: np.ndarray, text: str) -> pa.Table:
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    return table.set_column(at, field, pc.if_else(pa.array(mask_N), pa.scalar(text, field.type), table[name]))

@@ -1,0 +1,100 @@
+"""What a replica needs to know about its model. Imports nothing heavy: the driver and CPU tasks read it too.
+
+The errors of this layer:
+    ModelError
+    `-- DeviceOutOfMemory   one micro-batch did not fit the device; the embedder halves it and tries again
+"""
+
+from dataclasses import dataclass
+
+DTYPES = ("auto", "bfloat16", "float32")
+FAKE = "fake"
+
+
+class ModelError(Exception):
+    """A problem with the model that a person can put right: the message says what, where and what to do."""
+
+
+class DeviceOutOfMemory(ModelError):
+    """A micro-batch did not fit the device's memory."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how to run it. Hashable and picklable; holds no credentials.
+
+    weights: "bundled", a local folder, "s3://bucket/folder", a hub id, "fake", or "fake:N" (N tokens/s).
+    revision: branch, tag or commit of a hub id.
+    dimensions: length of the output vectors; None = the model's own.
+    max_tokens: most tokens of one text, special tokens and prompt included; None = the recipe's.
+    dtype: "auto" is bfloat16 on CUDA and float32 on CPU. float16 is not offered: Qwen3-8B overflows in it.
+    prompt: put in front of every document; None = the recipe's.
+    token_budget: most tokens of a micro-batch; None = by device.
+    device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
+    threads: CPU threads of torch; None = torch's own choice.
+    s3: endpoint_url, region and anonymous as (name, value) pairs.
+    digest: what `weights.digest` must give for the weights found; None = not checked.
+
+    Raises ModelError for values outside these.
+    """
+
+    weights: str
+    revision: str | None = None
+    dimensions: int | None = None
+    max_tokens: int | None = None
+    dtype: str = "auto"
+    prompt: str | None = None
+    token_budget: int | None = None
+    device: str | None = None
+    threads: int | None = None
+    s3: tuple[tuple[str, str], ...] = ()
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ModelError('no weights given: name a folder, "s3://bucket/folder", a hub id or "bundled"')
+        if self.dtype not in DTYPES:
+            raise ModelError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.device is not None and self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ModelError(f'device {self.device!r} is not "cpu", "cuda" or "cuda:N"')
+        for name in ("dimensions", "max_tokens", "token_budget", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ModelError(f"{name} is {value}, it must be at least 1")
+        if self.is_fake:
+            self.tokens_per_second()
+
+    @property
+    def is_fake(self) -> bool:
+        return self.weights == FAKE or self.weights.startswith(FAKE + ":")
+
+    def tokens_per_second(self) -> float | None:
+        """The speed asked of the fake model ("fake:20000"), tokens/s; None = as fast as it goes."""
+        _, colon, speed = self.weights.partition(":")
+        if not self.is_fake or not colon:
+            return None
+        try:
+            value = float(speed)
+        except ValueError:
+            value = 0.0
+        if value <= 0:
+            raise ModelError(f'weights {self.weights!r}: after "fake:" comes a number of tokens per second')
+        return value
+
+    def resolve_device(self) -> str:
+        """The device as torch names it. Imports torch only when none was asked for."""
+        if self.device is not None:
+            return self.device
+        if self.is_fake:
+            return "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def resolve_dtype(self) -> str:
+        """What the weights are run in: "bfloat16" or "float32"."""
+        if self.is_fake:
+            return "float32"
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if self.resolve_device().startswith("cuda") else "float32"

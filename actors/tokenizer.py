@@ -1,0 +1,214 @@
+"""From texts to token ids, on CPUs; ids, not text, go to the replica. Imports neither torch nor transformers.
+
+The folder's tokenizer.json is used as it is, but cutting and the special tokens are ours: `tokenizers` cuts silently,
+and truncation has to be counted. Qwen3-Embedding pools its closing <|endoftext|>; exports that lost it embed without
+an error and find nothing, so its presence is proven when the tokenizer is loaded.
+
+Cost: 0.5-1 million tokens/s and core. A text far longer than max_tokens is read only as far as it is used.
+
+Legend: N texts, T tokens in all, P and S tokens of prefix and suffix.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from actors import batching, fake
+from actors.recipe import resolve
+from actors.spec import ModelError, ModelSpec
+from actors.weights import tokenizer_file
+
+TEXTS_PER_CALL = 2048
+# A text is first read up to this many characters per wanted token; the longest words of real text stay well below.
+HEAD_CHARS_PER_TOKEN = 24
+INSTRUCTED_PROMPT = re.compile(r"Instruct: .*?(?=\nQuery:)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of N texts: text i is ids[offsets[i]:offsets[i + 1]]; truncated says which lost tokens."""
+
+    ids: np.ndarray  # int32 [T]
+    offsets: np.ndarray  # int64 [N+1]
+    truncated: np.ndarray  # bool [N]
+
+
+class Words(Protocol):
+    """What turns plain text into ids: a tokenizer.json, or the fake's hash."""
+
+    prefix: np.ndarray  # int32 [P]
+    suffix: np.ndarray  # int32 [S]
+
+    def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def spans(self, text: str) -> np.ndarray: ...
+
+
+class TextTokenizer:
+    """Tokenises documents and queries as the model's recipe says.
+
+    Raises ModelError when tokenizer.json is missing, does not fit the model, or leaves no room for a text.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        resolved = resolve(spec)
+        self.max_tokens = resolved.max_tokens
+        self._document_prompt = resolved.document_prompt
+        self._query_prompt = resolved.recipe.query_prompt
+        self._lower_case = resolved.recipe.lower_case and not spec.is_fake
+        self._words: Words = fake.HashedWords() if resolved.folder is None else TokenizerFile(resolved.folder)
+        if isinstance(self._words, TokenizerFile):
+            self._words.check(resolved.recipe.architecture, resolved.recipe.vocabulary)
+        self.special_tokens = len(self._words.prefix) + len(self._words.suffix)
+        self._check_room(self._document_prompt)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Ids of documents: prompt in front, special tokens around, cut to max_tokens with the suffix kept."""
+        return self._encode(texts, self._document_prompt)
+
+    def encode_queries(self, texts: Sequence[str], instruction: str | None = None) -> Encoded:
+        """Ids of queries. `instruction` says what to look for, in place of the recipe's own; "" = no prompt at all.
+
+        For Qwen3-Embedding a query is f"Instruct: {instruction}\\nQuery:{query}", without a space after "Query:".
+        Raises ModelError when the model takes no instruction.
+        """
+        prompt = self._query_prompt
+        if instruction == "":
+            prompt = ""
+        elif instruction is not None:
+            if INSTRUCTED_PROMPT.match(prompt) is None:
+                raise ModelError("this model takes no instruction: its recipe's query prompt has no place for one")
+            prompt = INSTRUCTED_PROMPT.sub(lambda _: f"Instruct: {instruction}", prompt, count=1)
+        self._check_room(prompt)
+        return self._encode(texts, prompt)
+
+    def token_spans(self, text: str) -> np.ndarray:
+        """Where the text's own tokens stand, in characters from start to end, int32 [n, 2].
+
+        Without special tokens and prompt, and not cut. Tokens of one character (bytes of an emoji) share its span.
+        """
+        return self._words.spans(_lower_in_place(text) if self._lower_case else text)
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
+        room = self.max_tokens - self.special_tokens
+        starts = range(0, len(texts), TEXTS_PER_CALL)
+        parts = [self._cut(texts[at : at + TEXTS_PER_CALL], prompt, room) for at in starts]
+        none = np.zeros(0, dtype=np.int64)
+        lengths_N = np.concatenate([none, *(lengths for _, lengths, _ in parts)])
+        return Encoded(
+            ids=np.concatenate([none.astype(np.int32), *(ids for ids, _, _ in parts)]),
+            offsets=batching.offsets_of(lengths_N),
+            truncated=np.concatenate([none.astype(np.bool_), *(cut for _, _, cut in parts)]),
+        )
+
+    def _cut(self, texts: Sequence[str], prompt: str, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids int32 [T], lengths int64 [N] and truncated bool [N] of a few texts."""
+        whole = [prompt + text for text in texts] if prompt else list(texts)
+        if self._lower_case:
+            whole = [text.lower() for text in whole]
+        content_T, content_N = self._content_of_heads(whole, room)
+        kept_N = np.minimum(content_N, room)
+        prefix, suffix = self._words.prefix, self._words.suffix
+        lengths_N = kept_N + len(prefix) + len(suffix)
+        ends_N = np.cumsum(lengths_N)
+        starts_N = ends_N - lengths_N
+        ids_T = np.empty(int(lengths_N.sum()), dtype=np.int32)
+        ids_T[(starts_N[:, None] + np.arange(len(prefix))).ravel()] = np.tile(prefix, len(whole))
+        ids_T[(ends_N[:, None] - len(suffix) + np.arange(len(suffix))).ravel()] = np.tile(suffix, len(whole))
+        source = batching.ranges(np.cumsum(content_N) - content_N, kept_N)
+        ids_T[batching.ranges(starts_N + len(prefix), kept_N)] = content_T[source]
+        return ids_T, lengths_N, content_N > room
+
+    def _content_of_heads(self, texts: list[str], room: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and lengths of the texts, of which a long one is read only until it fills `room`.
+
+        A head ends before a white space, where no tokenizer of ours merges across; its last tokens are never used.
+        """
+        heads = [_head(text, HEAD_CHARS_PER_TOKEN * (room + 2)) for text in texts]
+        ids_T, lengths_N = self._words.content(heads)
+        short = [i for i in np.flatnonzero(lengths_N < room + 2).tolist() if len(heads[i]) < len(texts[i])]
+        if not short:
+            return ids_T, lengths_N
+        pieces = np.split(ids_T, np.cumsum(lengths_N)[:-1])
+        for i in short:
+            pieces[i] = self._words.content([texts[i]])[0]
+        return np.concatenate(pieces), np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+
+    def _check_room(self, prompt: str) -> None:
+        taken = self.special_tokens + (len(self._words.content([prompt])[0]) if prompt else 0)
+        if taken >= self.max_tokens:
+            raise ModelError(
+                f"max_tokens is {self.max_tokens}, but special tokens and prompt alone take {taken}: nothing of a text "
+                "would be embedded. Raise max_tokens or shorten the prompt"
+            )
+
+
+class TokenizerFile:
+    """A tokenizer.json, with truncation and padding off and its special tokens known."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._path = tokenizer_file(folder)
+        self._tokenizer = Tokenizer.from_file(str(self._path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        bare = self._tokenizer.encode("test", add_special_tokens=False).ids
+        dressed = self._tokenizer.encode("test", add_special_tokens=True).ids
+        at = next((i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare), None)
+        if not bare or at is None:
+            raise ModelError(f'{self._path} does not tokenise the word "test": it is damaged, fetch it again')
+        self.prefix = np.array(dressed[:at], dtype=np.int32)
+        self.suffix = np.array(dressed[at + len(bare) :], dtype=np.int32)
+
+    def check(self, architecture: str, vocabulary: int) -> None:
+        """Raises ModelError when the tokenizer cannot belong to a model of this architecture and vocabulary."""
+        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        if largest >= vocabulary:
+            raise ModelError(
+                f"{self._path} has token ids up to {largest}, but the model's vocabulary ends at {vocabulary - 1}: the "
+                "tokenizer belongs to another model"
+            )
+        if architecture == "qwen3":
+            end = self._tokenizer.token_to_id("<|endoftext|>")
+            if end is None or self.suffix.tolist() != [end]:
+                raise ModelError(
+                    f"{self._path} does not close a text with <|endoftext|> (it adds {self.suffix.tolist()}). "
+                    "Qwen3-Embedding's vector is the state of that token, so without it the vectors are wrong. Take "
+                    "the current tokenizer.json of the model's repository"
+                )
+
+    def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids without special tokens, int32 [T], and tokens per text, int64 [N]."""
+        # encode_batch_fast leaves the character offsets out.
+        rows = [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        lengths_N = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths_N.sum())), lengths_N
+
+    def spans(self, text: str) -> np.ndarray:
+        """Character offsets of the tokens, int32 [n, 2]."""
+        pairs = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def _head(text: str, characters: int) -> str:
+    """The text up to the last word end within so many characters; the whole text if it has none there."""
+    if len(text) <= characters:
+        return text
+    # Not inside a run of white space: some vocabularies have tokens for whole runs.
+    places = range(characters, characters // 2, -1)
+    end = next((i for i in places if text[i].isspace() and not text[i - 1].isspace()), None)
+    return text if end is None else text[:end]
+
+
+def _lower_in_place(text: str) -> str:
+    # A few letters grow when lower-cased (U+0130); they stay as they are, or every span behind them would be off.
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)

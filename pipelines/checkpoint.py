@@ -1,0 +1,126 @@
+"""What the committed table says is done, and whether it adds up. Pure: no table, no cluster.
+
+A unit is in the table whole or not at all, and every one of its rows keeps its place there, so the smallest and the
+largest `_row` of a unit are its range. If rows of it were deleted later by the table's owner, the unit's id still
+tells (it is a hash of the range): the unit stays done, and the deleted rows are counted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipelines.plan import Range, Shard, Unit, content_id, cut, missing_ranges
+
+
+@dataclass(frozen=True, slots=True)
+class UnitInTable:
+    """What the table holds of one unit: ids, the range from its smallest to its largest row, and its row count."""
+
+    unit: int
+    shard: int
+    span: Range
+    rows: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over (a part of) the table. rows: corpus rows, good and bad. records: rows times their chunks."""
+
+    rows: int
+    bad_rows: int
+    records: int
+    tokens: int
+    truncated: int
+    reasons: Mapping[str, int]
+
+
+@dataclass
+class Checkpoint:
+    """done: the committed row ranges of each shard of the corpus. stale: row counts of shards that are not in it.
+    deleted_rows: rows of committed units that were deleted since. overlaps: rows that two units claim (a defect)."""
+
+    done: dict[int, list[Range]] = field(default_factory=dict)
+    units: int = 0
+    stale: dict[int, int] = field(default_factory=dict)
+    deleted_rows: int = 0
+    overlaps: int = 0
+
+    @property
+    def rows_done(self) -> int:
+        return sum(stop - start for ranges in self.done.values() for start, stop in ranges)
+
+
+def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable], rows_per_unit: int) -> Checkpoint:
+    """Match what the table holds against the corpus. `shards` by id; `rows_per_unit` as stored with the table."""
+    state = Checkpoint()
+    ranges: dict[int, list[Range]] = defaultdict(list)
+    for found in in_table:
+        shard = shards.get(found.shard)
+        if shard is None:
+            state.stale[found.shard] = state.stale.get(found.shard, 0) + found.rows
+            continue
+        start, stop = _range_of(found, shard, rows_per_unit)
+        ranges[found.shard].append((start, stop))
+        state.units += 1
+        state.deleted_rows += (stop - start) - found.rows
+    for shard_id, claimed in ranges.items():
+        claimed.sort()
+        state.done[shard_id] = claimed
+        covered = shards[shard_id].rows - sum(b - a for a, b in missing_ranges(shards[shard_id].rows, claimed))
+        state.overlaps += sum(b - a for a, b in claimed) - covered
+    return state
+
+
+def _range_of(found: UnitInTable, shard: Shard, rows_per_unit: int) -> Range:
+    start, stop = found.span
+    if content_id("unit", found.shard, start, stop) == found.unit:
+        return found.span
+    for unit in cut(shard, rows_per_unit):  # its first or last row was deleted: find the unit by its id
+        if unit.id == found.unit:
+            return unit.start, unit.stop
+    return found.span
+
+
+def pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_unit: int) -> Iterator[Unit]:
+    """Units still to do, shard by shard, lazily: a corpus of any size costs no memory here."""
+    for shard in shards:
+        yield from cut(shard, rows_per_unit, done.get(shard.id, ()))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The account of a run: every row of the corpus is embedded, recorded with a reason, or missing.
+
+    rows: in the corpus. stale_rows: in the table, of shards no longer in the corpus. failures: units that could not
+    be embedded, with why."""
+
+    table: str
+    version: int
+    fingerprint: str
+    shards: int
+    units: int
+    rows: int
+    embedded_rows: int
+    bad_rows: int
+    deleted_rows: int
+    records: int
+    tokens: int
+    truncated: int
+    reasons: Mapping[str, int]
+    stale_rows: int
+    overlapping_rows: int
+    failures: tuple[str, ...] = ()
+
+    @property
+    def missing_rows(self) -> int:
+        return self.rows - self.embedded_rows - self.bad_rows - self.deleted_rows
+
+    @property
+    def adds_up(self) -> bool:
+        return self.missing_rows == 0 and self.overlapping_rows == 0 and not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "missing_rows": self.missing_rows, "adds_up": self.adds_up}

@@ -1,0 +1,195 @@
+"""The command line. Results go to stdout (`--json`: one JSON object), progress and errors to stderr; the exit code is
+the truth: 0 all is well, 1 something is not, 2 the job file or the call is wrong, 130 stopped by Ctrl-C, 143 by
+SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from actors.spec import ModelError
+from pipelines import __version__, report
+from pipelines.config import JobConfig, StorageConfig, load_job
+from pipelines.display import Display
+from pipelines.errors import ConfigError, VectormillError
+
+app = typer.Typer(
+    name="vectormill",
+    help="Embed a text corpus of any size into a LanceDB table, each row exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="The job file; see configs/ for examples.")]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="TABLE", help="A job file, or the table itself: FOLDER/NAME or s3://BUCKET/FOLDER/NAME."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as run.replicas=4. May be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if show:
+        print(f"vectormill {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def embed(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Run a job, or resume it: the same command after anything.
+
+    Example: vectormill embed configs/demo.yaml --set run.replicas=2"""
+    from pipelines.embed import embed as run
+
+    config = load_job(job, override or ())
+    certificate = run(config, Display(quiet))
+    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate))
+    _exit_unless(certificate.adds_up)
+
+
+@app.command()
+def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Forecast: count the corpus and say what a run would do, without embedding anything.
+
+    Example: vectormill plan configs/qwen3-0.6b.yaml"""
+    from pipelines.forecast import forecast
+
+    result = forecast(load_job(job, override or ()), Display(quiet))
+    _print(as_json, result, lambda console: report.fields(console, "forecast", result))
+
+
+@app.command()
+def status(
+    table: Target,
+    override: Overrides = None,
+    bad_rows: Annotated[int, typer.Option(min=0, help="How many rows without a vector to list.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """What the table holds: units, rows, tokens, bad rows, versions, last commit. Works while a job runs.
+
+    Example: vectormill status configs/demo.yaml"""
+    from pipelines.status import status as read
+
+    result = read(_address(table, override), bad_rows)
+    _print(as_json, result, lambda console: report.status(console, result))
+
+
+@app.command()
+def verify(
+    job: JobFile,
+    override: Overrides = None,
+    sample: Annotated[int, typer.Option(min=1, help="Records to embed again by the slow reference path.")] = 32,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sample; absent: a different one each time.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that the table holds each row of the corpus once, by this model; exit 1 on any doubt.
+
+    Example: vectormill verify configs/demo.yaml"""
+    from pipelines.verify import verify as prove
+
+    verdict = prove(load_job(job, override or ()), Display(quiet), sample, seed)
+    _print(as_json, verdict.to_dict(), lambda console: report.verdict(console, verdict))
+    _exit_unless(verdict.ok)
+
+
+@app.command()
+def search(
+    table: Target,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
+    override: Overrides = None,
+    limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")] = 5,
+    where: Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Task instruction for models that take one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find passages by meaning, with the table's own model and prompt.
+
+    Example: vectormill search configs/demo.yaml "compress a file" -k 3"""
+    from pipelines.search import Searcher
+
+    hits = Searcher(_address(table, override)).search(text, limit, where, instruction)
+    found = {"query": text, "hits": [{"score": hit.score, "id": hit.id, **hit.columns} for hit in hits]}
+    _print(as_json, found, lambda console: report.hits(console, text, hits))
+
+
+@app.command()
+def optimize(table: Target, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Compact fragments, build or refresh the vector index, remove old versions. Safe while a job runs.
+
+    Example: vectormill optimize configs/demo.yaml"""
+    from pipelines.maintain import optimize as run
+
+    result = run(_address(table, override), Display(quiet))
+    _print(as_json, result, lambda console: report.fields(console, "optimized", result))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of job files, for editors.
+
+    Example: vectormill schema > job.schema.json"""
+    print(json.dumps(JobConfig.model_json_schema(), indent=2))
+
+
+def _address(target: str, overrides: list[str] | None) -> Any:
+    from pipelines.lance_table import TableAddress
+
+    if target.endswith((".yaml", ".yml")):
+        job = load_job(target, overrides or ())
+        return TableAddress(job.table.location, job.storage)
+    if overrides:
+        raise ConfigError("--set goes with a job file, not with a table")
+    return TableAddress(target.rstrip("/").removesuffix(".lance") + ".lance", StorageConfig())
+
+
+def _print(as_json: bool, data: dict[str, Any], human: Any) -> None:
+    if as_json:
+        print(json.dumps(data, default=str))
+    else:
+        human(Console(highlight=False))
+
+
+def _exit_unless(well: bool) -> None:
+    if not well:
+        raise typer.Exit(1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"vectormill: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stop as on Ctrl-C."""
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        app()
+    except (VectormillError, ModelError) as bad:
+        _fail(str(bad), getattr(bad, "exit_code", 1))
+    except KeyboardInterrupt as stop:
+        code = 143 if isinstance(stop, _Terminated) else 130
+        _fail("stopped. What is committed stays; the same command goes on from there.", code)

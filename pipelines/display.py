@@ -1,0 +1,139 @@
+"""What a person sees of a run: a live display on a terminal, one line every 30 seconds without one.
+
+Everything goes to stderr; stdout is for results (`--json`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.metrics import RunMetrics
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Display:
+    """`quiet` says nothing but errors (the caller prints those)."""
+
+    def __init__(self, quiet: bool = False, seconds_between_lines: float = SECONDS_BETWEEN_LINES):
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._seconds_between_lines = seconds_between_lines
+        self.engine_log: str | None = None
+
+    def say(self, message: str) -> None:
+        """One line of what happens."""
+        stamp = "" if self._console.is_terminal else time.strftime("%H:%M:%S ")
+        self._console.print(f"{stamp}{message}", markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def running(self, metrics: RunMetrics) -> Iterator[None]:
+        """Show `metrics` until the block ends."""
+        if self._console.is_terminal:
+            with Live(get_renderable=lambda: _panel(metrics), console=self._console, refresh_per_second=4):
+                yield
+            return
+        stop = threading.Event()
+
+        def lines() -> None:
+            while not stop.wait(self._seconds_between_lines):
+                self.say(line(metrics))
+
+        printer = threading.Thread(target=lines, daemon=True, name="progress")
+        printer.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            printer.join()
+            self.say(line(metrics))
+
+    @contextlib.contextmanager
+    def engine_output(self) -> Iterator[None]:
+        """Keep what native code (Ray, Lance) writes to file descriptor 2 away from the terminal, in a log file whose
+        name is in `engine_log`; it is deleted when all went well. Our own lines still reach the terminal."""
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        log = tempfile.NamedTemporaryFile("wb", prefix="vectormill-engine-", suffix=".log", delete=False)  # noqa: SIM115
+        self.engine_log = log.name
+        old_stderr, old_file = sys.stderr, self._console.file
+        ours = os.fdopen(os.dup(terminal), "w", buffering=1)
+        os.dup2(log.fileno(), 2)
+        sys.stderr = self._console.file = ours
+        try:
+            yield
+            os.unlink(log.name)
+            self.engine_log = None
+        finally:
+            sys.stderr, self._console.file = old_stderr, old_file
+            ours.close()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            log.close()
+
+
+def line(metrics: RunMetrics) -> str:
+    """The state of a run in one line."""
+    done = metrics.rows_before + metrics.rows_committed
+    share = done / metrics.rows_total if metrics.rows_total else 1.0
+    parts = [
+        f"{done:,} of {metrics.rows_total:,} rows in the table ({share:.0%})",
+        f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,} units",
+        f"{metrics.tokens_per_second:,.0f} tokens/s",
+        f"{metrics.replicas} replica(s)",
+        f"{metrics.commits:,} commits",
+    ]
+    if metrics.bad_records:
+        parts.append(f"{metrics.bad_records:,} bad")
+    if metrics.failures:
+        parts.append(f"{metrics.failures:,} units failed")
+    if metrics.seconds_left is not None:
+        parts.append(f"{duration(metrics.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1 min 15 s`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _panel(metrics: RunMetrics) -> Group:
+    written = metrics.rows_before + metrics.rows_written
+    total = max(metrics.rows_total, 1)
+    grid = Table.grid(padding=(0, 2))
+    cells = [
+        ("rows", f"{written:,} of {metrics.rows_total:,}"),
+        ("in the table", f"{metrics.rows_before + metrics.rows_committed:,}"),
+        ("units", f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,}"),
+        ("tokens/s", f"{metrics.tokens_per_second:,.0f}"),
+        ("replicas", f"{metrics.replicas}"),
+        ("commits", f"{metrics.commits:,}"),
+        ("bad rows", f"{metrics.bad_records:,}"),
+        ("failed units", f"{metrics.failures:,}"),
+    ]
+    if metrics.failures == 0:
+        cells.pop()
+    grid.add_row(*[Text(name, style="dim") for name, _ in cells])
+    grid.add_row(*[Text(value, style="bold") for _, value in cells])
+    if not metrics.began or not metrics.rows_written:
+        left = "starting the replicas and the first units"
+    else:
+        left = f"{duration(metrics.seconds_left or 0)} left"
+    top = Table.grid(padding=(0, 2))
+    top.add_row(ProgressBar(total=total, completed=written, width=40), f"{written / total:.0%}", left)
+    return Group(top, grid)

@@ -1,0 +1,329 @@
+"""The main job: a corpus in, an exactly-once table out. Reads like the README.
+
+list and count shards → open or create the table, compare fingerprints → take the fence, ask the table what is
+done → for each wave of pending units: read, tokenise, embed, write; commit receipts → account for every row
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from pipelines import __version__, sizing
+from pipelines.checkpoint import Certificate, Checkpoint, pending, read_checkpoint
+from pipelines.committer import Committer
+from pipelines.config import JobConfig
+from pipelines.display import Display
+from pipelines.errors import Incomplete, VectormillError
+from pipelines.executor import Executor, Parcel, Stage
+from pipelines.lance_table import LanceTable
+from pipelines.metrics import RunMetrics
+from pipelines.plan import Bundle, Unit, bundles, spans, split
+from pipelines.prepare import Prepared, check_same_space, open_executor, prepare
+from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
+from pipelines.storage import check_conditional_put, write_json
+
+COMMIT_EVERY_ROWS = 1_000_000
+WAVE_UNITS = 4_096  # units in one engine execution: bounds driver memory and uncommitted receipts
+WAVE_UNITS_PER_REPLICA = 64
+FAILED_UNIT_ATTEMPTS = 2  # for a unit that fails; one whose process dies is narrowed down instead
+FAILURES_SHOWN = 20
+
+
+class EmbedRun:
+    """One run: takes the fence, works off what is pending, and accounts for it."""
+
+    def __init__(self, prepared: Prepared, executor: Executor, display: Display):
+        self.prepared = prepared
+        self.job = prepared.job
+        self.executor = executor
+        self.display = display
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        wanted = self.job.run.replicas
+        self.replicas = max(1, executor.gpus) if wanted == "auto" else int(wanted)
+        self.metrics = RunMetrics(prepared.rows, replicas=self.replicas)
+        self.failures: list[str] = []
+        self._lost: list[Unit] = []
+        self._attempts: dict[int, int] = {}
+
+    def run(self) -> Certificate:
+        """Embed what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
+        self.table = LanceTable.open_or_create(self.prepared.address, self.prepared.schema)
+        check_same_space(self.table, self.prepared.metadata, self.prepared.schema)
+        state = self._checkpoint()
+        stale = bool(state.stale) and self.job.run.stale_rows == "delete"
+        if state.rows_done < self.prepared.rows or stale:
+            self.table.take_fence(self.id, self._properties())
+            state = self._checkpoint()  # again: an older run may have committed before the fence
+            removed = self.table.remove_orphans(self.job.run.remove_orphans_after_seconds)
+            if removed:
+                self.display.say(f"removed {removed} orphan file(s) of earlier runs")
+            self._embed_pending(state)
+            if stale:
+                gone = self.table.delete_shards(sorted(state.stale), self._properties())
+                self.display.say(f"deleted {gone:,} records of {len(state.stale)} shard(s) no longer in the corpus")
+        return account(self.prepared, self.table, tuple(self.failures))
+
+    # ------------------------------------------------------------------ what is to do
+
+    def _checkpoint(self) -> Checkpoint:
+        state = read_checkpoint(self.prepared.by_id(), self.table.units(), self.table.metadata.rows_per_unit)
+        self.metrics.rows_before = state.rows_done
+        self.metrics.units_before = state.units
+        return state
+
+    def _pending(self, state: Checkpoint) -> Iterator[Unit]:
+        return pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)
+
+    def _embed_pending(self, state: Checkpoint) -> None:
+        self.metrics.units_total = state.units + sum(1 for _ in self._pending(state))
+        self._say_what_was_found(state)
+        size = max(WAVE_UNITS, WAVE_UNITS_PER_REPLICA * self.replicas)
+        units = self._pending(state)
+        committer = self._committer()
+        with self.display.running(self.metrics):
+            try:
+                while wave := list(islice(units, size)):
+                    self._wave(wave, committer)
+            except KeyboardInterrupt:
+                self._commit(committer)  # what is written need not be embedded again
+                raise
+
+    def _say_what_was_found(self, state: Checkpoint) -> None:
+        todo = self.metrics.units_total - state.units
+        rows = self.prepared.rows
+        if state.units:
+            self.display.say(
+                f"{state.units:,} of {self.metrics.units_total:,} units are in the table, {todo:,} to go "
+                f"({rows - state.rows_done:,} of {rows:,} rows)"
+            )
+        else:
+            self.display.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to embed")
+        if state.stale:
+            self.display.say(
+                f"{len(state.stale):,} shard(s) in the table are no longer in the corpus (changed or removed), "
+                f"{sum(state.stale.values()):,} rows; run.stale_rows is {self.job.run.stale_rows!r}"
+            )
+
+    # ------------------------------------------------------------------ doing it
+
+    def _wave(self, units: list[Unit], committer: Committer) -> None:
+        """Run the units through the engine until each is committed or has failed for good."""
+        todo: list[Bundle] = list(bundles(units, self.prepared.metadata.rows_per_unit))
+        while todo:
+            open_units = {unit.id: unit for bundle in todo for unit in bundle}
+            retry: list[Bundle] = []
+            for parcel in self._receipts(todo, committer):
+                for unit in parcel.bundle:
+                    open_units.pop(unit.id, None)
+                if parcel.failure is not None:
+                    retry += self._failed(parcel)
+            # No receipt and no failure: their process died, again and again. Narrow down to the row that does it.
+            retry += self._narrowed(list(open_units.values()), todo, committer)
+            todo = retry
+        self._commit(committer)
+        committer.forget()
+
+    def _receipts(self, todo: list[Bundle], committer: Committer) -> Iterator[Parcel]:
+        """Run bundles and commit their receipts on time; yields what came back, receipts and failures."""
+        stages = self._stages()
+        read = reader(self.prepared.corpus, self.prepared.carried)
+        stream = self.executor.run(read, stages, list(spans(todo)))
+        self.metrics.begin()
+        for parcel in _with_ticks(stream, committer.seconds_until_due):
+            if parcel is not None and parcel.failure is None and committer.offer(parcel):
+                self.metrics.received(parcel)
+            if committer.seconds_until_due() == 0:
+                self._commit(committer)
+            if parcel is not None:
+                yield parcel
+        self._commit(committer)
+
+    def _stages(self) -> list[Stage]:
+        job, prepared = self.job, self.prepared
+        on_gpu = self.executor.gpus > 0
+        per_write = sizing.parcels_per_fragment(
+            prepared.metadata.rows_per_unit, job.run.commit_every_seconds, self.replicas
+        )
+        tokenise = Tokenise(prepared.spec, job.chunking, job.table.text_column)
+        write = Write(prepared.address, prepared.schema)
+        spec = prepared.spec
+        return [
+            Stage("tokenise", lambda: tokenise, num_cpus=0.5),
+            Stage(
+                "embed", lambda: embedder(spec), replicas=self.replicas, num_cpus=0 if on_gpu else 1, num_gpus=on_gpu
+            ),
+            Stage("write", lambda: write, parcels_per_call=per_write),
+        ]
+
+    def _committer(self) -> Committer:
+        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS
+        return Committer(self.table, self.job.run.commit_every_seconds, rows, self._properties)
+
+    def _commit(self, committer: Committer) -> None:
+        done = committer.commit()
+        if done:
+            self.metrics.committed(done)
+        self._check_bad_rows()
+
+    def _check_bad_rows(self) -> None:
+        allowed = self.job.run.max_bad_rows
+        limit = allowed * self.prepared.rows if allowed < 1 else allowed
+        if self.metrics.bad_records > limit:
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.metrics.reasons.items())
+            raise Incomplete(
+                f"{self.metrics.bad_records:,} rows have no vector, more than run.max_bad_rows ({allowed:g}) allows: "
+                f"{reasons}. See them with `vectormill status`; fix the corpus or raise the limit. What is committed "
+                "stays."
+            )
+
+    # ------------------------------------------------------------------ what failed
+
+    def _failed(self, parcel: Parcel) -> list[Bundle]:
+        """Bundles to try again, each unit alone; the rest is given up and reported."""
+        if parcel.fatal:
+            raise VectormillError(f"a replica refuses to work: {parcel.failure}")
+        again: list[Bundle] = []
+        for unit in parcel.bundle:
+            self._attempts[unit.id] = self._attempts.get(unit.id, 0) + 1
+            if self._attempts[unit.id] < FAILED_UNIT_ATTEMPTS:
+                again.append((unit,))
+            else:
+                self._give_up(unit, str(parcel.failure))
+        return again
+
+    def _give_up(self, unit: Unit, why: str) -> None:
+        self.metrics.failures += 1
+        if len(self.failures) < FAILURES_SHOWN:
+            self.failures.append(f"{unit}: {why}")
+        self.display.say(f"failed: {unit}: {why}")
+
+    def _narrowed(self, lost: list[Unit], ran: list[Bundle], committer: Committer) -> list[Bundle]:
+        if not lost:
+            return []
+        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
+        again: list[Bundle] = []
+        for unit in lost:
+            if unit.id not in alone:
+                again.append((unit,))
+            elif unit.rows > 1:
+                again += [(half,) for half in split(unit)]
+            else:
+                receipt = lost_row(unit, self.prepared.schema, self.prepared.address)
+                if committer.offer(receipt):
+                    self.metrics.received(receipt)
+        self.display.say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
+        return again
+
+    # ------------------------------------------------------------------ the account
+
+    def _properties(self) -> Mapping[str, str]:
+        """Stored with each commit for observers; not the checkpoint."""
+        return {
+            "vectormill.version": __version__,
+            "vectormill.rows_total": str(self.prepared.rows),
+            "vectormill.units_total": str(self.metrics.units_total),
+        }
+
+    def record(self, outcome: str, certificate: Certificate | None) -> dict[str, Any]:
+        """The run record: what ran, how long each stage took, what came out. No text, no credentials."""
+        return {
+            "run": self.id,
+            "outcome": outcome,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "vectormill": __version__,
+            "engine": self.executor.describe(),
+            "host_cpus": os.cpu_count(),
+            "job": self.job.model_dump(mode="json"),
+            "model": dict(self.prepared.metadata.identity),
+            "rows_per_unit": self.prepared.metadata.rows_per_unit,
+            "metrics": self.metrics.to_dict(),
+            "certificate": certificate.to_dict() if certificate else None,
+        }
+
+
+def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = ()) -> Certificate:
+    """The certificate, read from the table, not from what a run believes."""
+    shards = prepared.by_id()
+    state = read_checkpoint(shards, table.units(), table.metadata.rows_per_unit)
+    totals = table.totals(shards)
+    return Certificate(
+        table=prepared.address.location,
+        version=table.version,
+        fingerprint=table.metadata.fingerprint,
+        shards=len(shards),
+        units=state.units,
+        rows=prepared.rows,
+        embedded_rows=totals.rows - totals.bad_rows,
+        bad_rows=totals.bad_rows,
+        deleted_rows=state.deleted_rows,
+        records=totals.records,
+        tokens=totals.tokens,
+        truncated=totals.truncated,
+        reasons=totals.reasons,
+        stale_rows=sum(state.stale.values()),
+        overlapping_rows=state.overlaps,
+        failures=failures,
+    )
+
+
+def embed(job: JobConfig, display: Display) -> Certificate:
+    """`vectormill embed`: run or resume the job. The account adds up, or Incomplete is raised with it."""
+    check_conditional_put(job.table.uri, job.storage)
+    with display.engine_output(), open_executor(job) as executor:
+        display.say(f"counting the rows of {job.corpus.uri}")
+        prepared = prepare(job, executor)
+        run = EmbedRun(prepared, executor, display)
+        certificate = None
+        outcome = "failed"
+        try:
+            certificate = run.run()
+            outcome = "complete" if certificate.adds_up else "incomplete"
+        except KeyboardInterrupt:
+            outcome = "stopped"
+            raise
+        finally:
+            _save_record(run, outcome, certificate)
+    return certificate
+
+
+def _save_record(run: EmbedRun, outcome: str, certificate: Certificate | None) -> None:
+    uri = f"{run.job.table.side_folder}/runs/{run.id}.json"
+    try:
+        write_json(uri, run.record(outcome, certificate), run.job.storage)
+    except VectormillError as bad:  # the table is what counts, and another error may be on its way
+        run.display.say(f"the run record could not be written: {bad}")
+
+
+def _with_ticks(stream: Iterable[Parcel], due_in: Callable[[], float | None]) -> Iterator[Parcel | None]:
+    """The stream's parcels, and None whenever a commit falls due while the engine is silent.
+
+    The engine is read by a thread of its own through a queue of one, so that a slow commit holds back the reading."""
+    parcels: queue.Queue[Parcel | BaseException | None] = queue.Queue(maxsize=1)
+
+    def pull() -> None:
+        try:
+            for parcel in stream:
+                parcels.put(parcel)
+            parcels.put(None)
+        except BaseException as bad:  # noqa: BLE001 - handed to the thread that waits
+            parcels.put(bad)
+
+    threading.Thread(target=pull, daemon=True, name="engine").start()
+    while True:
+        try:
+            item = parcels.get(timeout=due_in())
+        except queue.Empty:
+            yield None
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item

@@ -1,0 +1,58 @@
+"""Everything a run can tell its user, as one tree.
+
+    VectormillError              one clear message: what, where, what to do; exit code 1
+    ├── ConfigError              the job file or an override is wrong; exit code 2
+    ├── CorpusError              a shard cannot be listed, read or understood
+    ├── StorageError             the object store or disk refuses, or is unfit (no conditional PUT)
+    ├── TableError               the table is missing, foreign or damaged
+    │   └── FingerprintMismatch  the table holds another embedding space
+    ├── Superseded               a newer run took over the table; nothing to repair
+    └── Incomplete               the run ended and the sums do not add up, or too many rows are bad
+
+The model layer has its own `actors.spec.ModelError`: it must not know this package.
+"""
+
+from __future__ import annotations
+
+
+class VectormillError(Exception):
+    """A failure with a message meant for a person. `exit_code` is the process's exit status."""
+
+    exit_code = 1
+
+
+class ConfigError(VectormillError):
+    exit_code = 2
+
+
+class CorpusError(VectormillError):
+    pass
+
+
+class StorageError(VectormillError):
+    pass
+
+
+class TableError(VectormillError):
+    pass
+
+
+class FingerprintMismatch(TableError):
+    """`differences` maps each differing identity field to (in the table, in this job)."""
+
+    def __init__(self, table: str, differences: dict[str, tuple[object, object]]):
+        self.differences = differences
+        lines = [f"  {name}: table has {old!r}, this job has {new!r}" for name, (old, new) in differences.items()]
+        super().__init__(
+            f"{table} holds another embedding space; nothing was written. It differs in:\n"
+            + "\n".join(lines)
+            + "\nUse a new table.name for the new space, or restore these fields in the job file."
+        )
+
+
+class Superseded(VectormillError):
+    pass
+
+
+class Incomplete(VectormillError):
+    pass

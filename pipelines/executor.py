@@ -1,0 +1,134 @@
+"""A run is a list of stages over spans of work units; an executor folds the list.
+
+    stages: read (1 → n) → tokenise → embed (actors) → write (k → 1) → receipts to the driver
+
+What travels between stages is a `Parcel`: a bundle of units with its rows. A stage never raises for a parcel: it
+returns it with `failure` set and the later stages pass it on, so that no unit can vanish without a word.
+`InlineExecutor` defines what is correct; any other executor is correct when it gives the same table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from pipelines.plan import Bundle, Span
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The unit of exchange between stages.
+
+    bundle: the units it covers. rows: their table, dropped once written. failure: why it went no further.
+    fatal: no other parcel will get further either (the replica refuses its weights), so the run stops.
+    seconds: time spent, by stage. counts: tokens and the like, summed up by the driver.
+    fragments: JSON of the Lance fragments written for it (with `failure` None this makes it a receipt)."""
+
+    bundle: Bundle
+    rows: pa.Table | None = None
+    failure: str | None = None
+    fatal: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    fragments: tuple[str, ...] = ()
+
+    def failed(self, why: str, fatal: bool = False) -> Parcel:
+        return replace(self, rows=None, failure=why, fatal=fatal)
+
+    def with_rows(self, rows: pa.Table, stage: str, started: float, **counts: int) -> Parcel:
+        """The parcel after `stage`, which began at `started` (time.perf_counter)."""
+        spent = {**self.seconds, stage: self.seconds.get(stage, 0.0) + time.perf_counter() - started}
+        return replace(self, rows=rows, seconds=spent, counts={**self.counts, **counts})
+
+
+StageFunction = Callable[[list[Parcel]], Iterable[Parcel]]
+Reader = Callable[[Span], Iterator[Parcel]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step. `make` returns the function: called once in each actor, and for each call of a task, so what is dear
+    to build must be cached there.
+
+    parcels_per_call: how many are handed over at once. replicas: a pool of that many actors instead of tasks.
+    num_cpus, num_gpus: what one task or actor holds while it works."""
+
+    name: str
+    make: Callable[[], StageFunction]
+    parcels_per_call: int = 1
+    replicas: int | None = None
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+
+class Executor(Protocol):
+    @property
+    def gpus(self) -> int:
+        """GPUs that replicas may use."""
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""
+
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+        """Read each span, pass the parcels through the stages, and yield receipts and failures as they come."""
+
+    def close(self) -> None:
+        """Stop what still runs and release what was started."""
+
+    def describe(self) -> dict[str, Any]:
+        """Engine, version and resources, for the run record."""
+
+
+class InlineExecutor:
+    """Everything in this process, one span after the other. `gpus` is what this process may use."""
+
+    def __init__(self, gpus: int = 0):
+        self.gpus = gpus
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        return (function(item) for item in items)
+
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+        stream: Iterator[Parcel] = (parcel for span in spans for parcel in read(span))
+        for stage in stages:
+            stream = _through(stream, stage)
+        return stream
+
+    def close(self) -> None:
+        pass
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "inline"}
+
+
+def _through(stream: Iterator[Parcel], stage: Stage) -> Iterator[Parcel]:
+    function = stage.make()
+    held: list[Parcel] = []
+    for parcel in stream:
+        held.append(parcel)
+        if len(held) == stage.parcels_per_call:
+            yield from call(stage.name, function, held)
+            held = []
+    if held:
+        yield from call(stage.name, function, held)
+
+
+def call(name: str, function: StageFunction, parcels: list[Parcel]) -> list[Parcel]:
+    """Run a stage's function on the parcels that have not failed; whatever it raises becomes their failure, because
+    an exception in an engine's worker would drop them silently."""
+    passed_on = [parcel for parcel in parcels if parcel.failure is not None]
+    good = [parcel for parcel in parcels if parcel.failure is None]
+    if not good:
+        return passed_on
+    try:
+        return passed_on + list(function(good))
+    except Exception as bad:  # noqa: BLE001
+        why = f"{name}: {type(bad).__name__}: {bad}"
+        return passed_on + [parcel.failed(why) for parcel in good]

@@ -1,0 +1,44 @@
+"""`vectormill plan`: what a run would do, before a GPU is paid for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.weights import locate
+from pipelines import sizing
+from pipelines.checkpoint import pending, read_checkpoint
+from pipelines.config import JobConfig
+from pipelines.display import Display
+from pipelines.lance_table import LanceTable
+from pipelines.prepare import open_executor, prepare, tokens_per_row
+
+
+def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
+    """Counts are exact; tokens and hours are estimates from a sample of rows and the model's size."""
+    with display.engine_output(), open_executor(job) as executor:
+        prepared = prepare(job, executor)
+        size = prepared.metadata.rows_per_unit
+        table = LanceTable.open(prepared.address)
+        state = read_checkpoint(prepared.by_id(), table.units() if table else (), size)
+        todo_units = sum(1 for _ in pending(prepared.shards, state.done, size))
+        todo_rows = prepared.rows - state.rows_done
+        per_row = tokens_per_row(job, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)
+        flops = 0.0 if job.model.weights.startswith("fake") else sizing.flops_per_token(locate(prepared.spec))
+        speed = sizing.tokens_per_second(flops, executor.gpus > 0)
+        records = todo_rows
+        width = prepared.metadata.identity["dimensions"] * (2 if job.table.vector_dtype == "float16" else 4)
+        return {
+            "corpus": job.corpus.uri,
+            "shards": len(prepared.shards),
+            "rows": prepared.rows,
+            "rows_to_embed": todo_rows,
+            "units_to_embed": todo_units,
+            "rows_per_unit": size,
+            "tokens_per_row_estimate": round(per_row, 1),
+            "tokens_estimate": round(todo_rows * per_row),
+            "vector_bytes_estimate": records * width,
+            "replica_hours_estimate": None if speed is None else round(todo_rows * per_row / speed / 3600, 3),
+            "stale_rows": sum(state.stale.values()),
+            "table": prepared.address.location,
+            "fingerprint": prepared.metadata.fingerprint,
+        }

@@ -1,0 +1,142 @@
+"""From what a format module decodes to the tables a run works on, with a reason for every row that has no text.
+
+A format module yields *pieces*: (number of the first row, decoded table). A decoded table has the columns `id`
+(string or null), the carried columns in their types, `text` (string or null), and for rows that the decoder already
+knows to be bad `_reason` and `_note` (what more can be said than the reason itself; never content).
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import CorpusConfig
+from pipelines.errors import CorpusError
+from pipelines.plan import Unit
+from pipelines.schema import REASONS, row_schema
+
+Piece = tuple[int, pa.Table]
+Texts = list[str | None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is taken from each record. carried: the carried columns with the types they have in the table."""
+
+    corpus: CorpusConfig
+    carried: pa.Schema
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns a reader has to read, in order of first use."""
+        own = (self.corpus.id,) if self.corpus.id else ()
+        return tuple(dict.fromkeys((*own, *self.corpus.text_columns, *self.carried.names)))
+
+    @cached_property
+    def decoded(self) -> pa.Schema:
+        text = [pa.field(name, pa.string()) for name in ("text", "_reason", "_note")]
+        return pa.schema([pa.field("id", pa.string()), *self.carried, *text])
+
+    @cached_property
+    def template(self) -> tuple[tuple[str, str | None], ...]:
+        """(literal text, column after it) pairs."""
+        return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(self.corpus.text))
+
+
+def fill_template(wanted: Wanted, columns: dict[str, list[object]], rows: int) -> tuple[Texts, Texts]:
+    """(texts, reasons) of a template over `rows` rows; lists and objects are no text, a null counts as empty."""
+    texts: Texts = []
+    reasons: Texts = []
+    names = wanted.corpus.text_columns
+    for values in zip(*(columns[name] for name in names), strict=True) if rows else ():
+        nested = any(isinstance(v, (list, dict, bytes)) for v in values)
+        empty = all(v is None for v in values)
+        reasons.append("not_a_string" if nested else "no_text" if empty else None)
+        if nested or empty:
+            texts.append(None)
+            continue
+        shown = {name: "" if v is None else str(v) for name, v in zip(names, values, strict=True)}
+        texts.append("".join(literal + (shown[name] if name else "") for literal, name in wanted.template))
+    return texts, reasons
+
+
+def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> Iterator[pa.Table]:
+    """One table of `row_schema(carried)` a unit, in order. Raises CorpusError when the rows do not add up."""
+    stream = iter(pieces)
+    first, table = 0, wanted.decoded.empty_table()
+    for unit in units:
+        parts, need = [], unit.start
+        while need < unit.stop:
+            if need >= first + table.num_rows:
+                first, table = next(stream, (unit.stop, wanted.decoded.empty_table()))
+                if first > need:
+                    break
+                continue
+            part = table.slice(need - first, unit.stop - need)
+            parts.append(part)
+            need += part.num_rows
+        if need != unit.stop:
+            raise CorpusError(
+                f"{unit.path} has only {need:,} rows where at least {unit.stop:,} were counted: it changed while the "
+                "run was going on; run the command again"
+            )
+        decoded = pa.concat_tables(parts) if parts else wanted.decoded.empty_table()
+        yield finish(unit, decoded, wanted)
+
+
+def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
+    """The unit's table: ids completed, reasons settled in the order of schema.REASONS, provenance stamped."""
+    assert decoded.num_rows == unit.rows, (decoded.num_rows, unit)
+    numbers = pa.array(range(unit.start, unit.stop), pa.int64())
+    own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
+    ids, reason = decoded["id"], decoded["_reason"]
+    text = decoded["text"]
+    blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
+    reason = pc.coalesce(reason, _where(blank, "empty_text"), _where(pc.is_null(text), "no_text"))
+    if wanted.corpus.id is None:
+        ids = own_ids
+    else:
+        settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), _duplicates(ids), reason)
+        reason = pc.if_else(pc.fill_null(pc.equal(reason, "undecodable"), False), reason, settled)
+        ids = pc.coalesce(ids, own_ids)
+    if reason.null_count != unit.rows:
+        text = pc.if_else(pc.is_null(reason), text, pa.scalar(None, pa.string()))
+    stamps = [pa.repeat(pa.scalar(number, pa.int64()), unit.rows) for number in (unit.shard, unit.id)]
+    carried = [decoded[name] for name in wanted.carried.names]
+    details = _details(unit, reason, decoded["_note"])
+    table = pa.Table.from_arrays(
+        [ids, *carried, text, *stamps, numbers, reason, details], schema=row_schema(wanted.carried)
+    )
+    assert table.num_rows == unit.rows, (table.num_rows, unit)
+    return table
+
+
+def _where(mask: pa.ChunkedArray, reason: str) -> pa.ChunkedArray:
+    return pc.if_else(pc.fill_null(mask, False), pa.scalar(reason), pa.scalar(None, pa.string()))
+
+
+def _duplicates(ids: pa.ChunkedArray) -> pa.Array:
+    """`duplicate_id` for each id that an earlier row has, null elsewhere."""
+    if pc.count_distinct(ids, mode="only_valid").as_py() == len(ids) - ids.null_count:
+        return pa.nulls(len(ids), pa.string())
+    seen: set[str] = set()
+    found: list[str | None] = []
+    for one in ids.to_pylist():
+        found.append("duplicate_id" if one is not None and one in seen else None)
+        seen.add(one)
+    return pa.array(found, pa.string())
+
+
+def _details(unit: Unit, reason: pa.ChunkedArray, notes: pa.ChunkedArray) -> pa.Array:
+    if reason.null_count == unit.rows:
+        return pa.nulls(unit.rows, pa.string())
+    details: Texts = []
+    for row, (why, note) in enumerate(zip(reason.to_pylist(), notes.to_pylist(), strict=True), unit.start):
+        what = note if note and why in ("undecodable", "bad_column") else REASONS.get(why)
+        details.append(f"{unit.path} row {row}: {what}" if why else None)
+    return pa.array(details, pa.string())

@@ -1,0 +1,346 @@
+"""The table as a run sees it: the only file that writes to Lance.
+
+The commit is the checkpoint. Workers write data files (`write_rows`) that nobody can see; one committer makes many
+units visible in one transaction. Each such transaction is
+
+    Update(removed_fragment_ids=[FENCE_ID], new_fragments=...)
+
+where FENCE_ID is an id no fragment ever has. Two transactions that "remove" the same id always conflict and are never
+rebased, so every commit of a run is a compare-and-swap against the commits of every other run, while appends, deletes,
+index builds and compaction by others still rebase. A new run first commits an empty fence, then reads which units are
+in the table; from then on an older run's commits fail (`Superseded`). tests/test_fence.py pins this on the installed
+pylance. A plain Append duplicates rows when a driver is killed or a commit's answer is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata, write_fragments
+
+from pipelines.checkpoint import Totals, UnitInTable
+from pipelines.config import StorageConfig
+from pipelines.errors import Superseded, TableError
+from pipelines.schema import TableMetadata
+from pipelines.storage import explain, filesystem_for, lance_options
+
+FENCE_ID = 2**31 - 1
+FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
+RUN_PROPERTY = "vectormill.run"
+COMMIT_ATTEMPTS = 6
+CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
+
+
+@dataclass(frozen=True)
+class TableAddress:
+    """Where a table is and how to reach it: small and picklable, travels to the workers."""
+
+    location: str
+    storage: StorageConfig
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """Lance's storage options; credentials are found by the standard chain."""
+        return lance_options(self.storage) if self.location.startswith("s3://") else None
+
+    def open(self) -> lance.LanceDataset:
+        session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+        return lance.dataset(self.location, storage_options=self.options, session=session)
+
+
+class LanceTable:
+    """One open table. Not thread-safe; one committer, one handle."""
+
+    def __init__(self, address: TableAddress, dataset: lance.LanceDataset, metadata: TableMetadata):
+        self.address = address
+        self.metadata = metadata
+        self._dataset = dataset
+        self._run: str | None = None
+
+    @classmethod
+    def open(cls, address: TableAddress) -> LanceTable | None:
+        """The table, or None where there is none. Raises TableError for a table vectormill did not make, StorageError
+        where the store cannot be read."""
+        try:
+            dataset = address.open()
+        except (ValueError, OSError) as bad:
+            if "was not found" in str(bad) or "Dataset at path" in str(bad):
+                return None
+            raise explain(bad, address.location) from bad
+        try:
+            metadata = TableMetadata.from_schema(dataset.schema)
+        except (ValueError, KeyError) as bad:
+            raise TableError(f"{address.location}: its vectormill metadata cannot be read ({bad})") from bad
+        if metadata is None:
+            raise TableError(
+                f"{address.location} exists but was not created by vectormill, so it has no fingerprint and no "
+                "provenance columns. Choose another table.name."
+            )
+        return cls(address, dataset, metadata)
+
+    @classmethod
+    def open_or_create(cls, address: TableAddress, schema: pa.Schema) -> LanceTable:
+        """Open the table or create it empty, fingerprint included, in one race-safe commit: of several creators one
+        wins and the others open what it made. (`write_dataset(mode="create")` let later creators overwrite.)"""
+        table = cls.open(address)
+        if table is not None:
+            return table
+        try:
+            lance.LanceDataset.commit(
+                address.location,
+                lance.LanceOperation.Overwrite(schema, []),
+                read_version=0,
+                max_retries=0,
+                storage_options=address.options,
+            )
+        except OSError as bad:
+            table = cls.open(address)
+            if table is None:
+                raise explain(bad, address.location) from bad
+            return table
+        table = cls.open(address)
+        assert table is not None, "a table just created can be opened"
+        return table
+
+    @property
+    def version(self) -> int:
+        return self._dataset.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._dataset.schema
+
+    @property
+    def dataset(self) -> lance.LanceDataset:
+        return self._dataset
+
+    def count_rows(self) -> int:
+        """Records in the table, from the manifest."""
+        return self._dataset.count_rows()
+
+    # ------------------------------------------------------------------ fence and commit
+
+    def take_fence(self, run: str, properties: Mapping[str, str]) -> None:
+        """Become the committer: from here on commits of every older run fail. Read the done-set only after this."""
+        self._run = run
+        for _ in range(COMMIT_ATTEMPTS):
+            transaction = self._transaction([], properties)
+            try:
+                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
+                return
+            except CommitConflictError:
+                self._dataset = self.address.open()  # an older run committed first; its units will be in the done-set
+            except OSError as bad:
+                raise explain(bad, self.address.location) from bad
+        raise TableError(f"{self.address.location}: other runs keep committing; stop them and run again")
+
+    def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
+        """Make fragments (JSON from `write_rows`) visible, all or none.
+
+        A lost answer or a rebase failure is resolved by reading the transactions since: our own uuid means done, a
+        newer run's fence means `Superseded`, anything else is tried again from the newest version."""
+        metadata = [FragmentMetadata.from_json(fragment) for fragment in fragments]
+        self._commit_fenced(lambda: self._transaction(metadata, properties))
+
+    def delete_shards(self, shards: Sequence[int], properties: Mapping[str, str]) -> int:
+        """Remove all rows of these shards in one fenced transaction; returns the number of records removed."""
+        predicate = f"_shard IN ({', '.join(str(s) for s in shards)})"
+        before = self._dataset.count_rows()
+
+        def transaction() -> lance.Transaction:
+            updated, removed = [], []
+            for fragment in self._dataset.get_fragments():
+                if fragment.count_rows(predicate) == 0:
+                    continue
+                left = fragment.delete(predicate)
+                if left is None:
+                    removed.append(fragment.fragment_id)
+                else:
+                    updated.append(left.metadata if hasattr(left, "metadata") else left)
+            return self._transaction([], properties, updated, removed)
+
+        self._commit_fenced(transaction)
+        return before - self._dataset.count_rows()
+
+    def _transaction(
+        self,
+        new: list[FragmentMetadata],
+        properties: Mapping[str, str],
+        updated: Sequence[FragmentMetadata] = (),
+        removed: Sequence[int] = (),
+    ) -> lance.Transaction:
+        operation = lance.LanceOperation.Update(
+            removed_fragment_ids=[FENCE_ID, *removed], updated_fragments=list(updated), new_fragments=new
+        )
+        stamped = {**properties, RUN_PROPERTY: str(self._run), "vectormill.time": datetime.now(UTC).isoformat()}
+        return lance.Transaction(self._dataset.version, operation, str(uuid.uuid4()), transaction_properties=stamped)
+
+    def _commit_fenced(self, make: Callable[[], lance.Transaction]) -> None:
+        assert self._run is not None, "take_fence first"
+        tried: set[str] = set()
+        for attempt in range(COMMIT_ATTEMPTS):
+            transaction = make()
+            tried.add(transaction.uuid)
+            try:
+                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
+                return
+            except OSError as bad:  # CommitConflictError is one
+                failure = bad
+            time.sleep(min(0.1 * 2**attempt, 5))
+            try:
+                if self._landed_since(transaction.read_version, tried):
+                    return
+            except OSError as bad:
+                failure = bad  # the store does not answer: the next attempt finds out
+        raise explain(failure, self.address.location) from failure
+
+    def _landed_since(self, version: int, tried: set[str]) -> bool:
+        """Look at what was committed after `version`. True: one of our attempts is in.
+
+        Moves the handle to the newest version, but never past another run's commit: the next commit must conflict
+        with that one."""
+        latest = self.address.open()
+        landed = None
+        for number in range(version + 1, latest.version + 1):
+            try:
+                seen = latest.read_transaction(number)
+            except (OSError, ValueError) as bad:
+                raise Superseded(
+                    f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
+                    "whether a newer run took over. Stopped; run the same command again."
+                ) from bad
+            properties = seen.transaction_properties or {}
+            if seen.uuid in tried:
+                landed = number
+            elif properties.get(RUN_PROPERTY, self._run) != self._run:
+                if landed is not None:
+                    self._dataset = latest.checkout_version(landed)
+                    return True
+                raise Superseded(
+                    f"{self.address.location}: superseded by run {properties[RUN_PROPERTY]} (since "
+                    f"{properties.get('vectormill.time')}). Nothing to repair: that run goes on where this one stopped."
+                )
+        self._dataset = latest
+        return landed is not None
+
+    # ------------------------------------------------------------------ what is in the table
+
+    def units(self) -> list[UnitInTable]:
+        """The checkpoint: which units are in the table, and the row range each covers. 187 ms at 50M rows."""
+        result = self._sql(
+            "SELECT _unit, min(_shard) AS shard, min(_row) AS first, max(_row) AS last, "
+            "sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows FROM dataset GROUP BY _unit"
+        )
+        columns = [result[name].to_pylist() for name in ("_unit", "shard", "first", "last", "rows")]
+        return [UnitInTable(u, s, (first, last + 1), n) for u, s, first, last, n in zip(*columns, strict=True)]
+
+    def totals(self, shards: Container[int] | None = None) -> Totals:
+        """Sums over the rows of these shards, or over the whole table."""
+
+        def sums(query: str, *names: str) -> Counter[str]:
+            total: Counter[str] = Counter()
+            for group in self._sql(query).to_pylist():
+                if shards is None or group["_shard"] in shards:
+                    total.update({group.get("_reason") or name: int(group[name] or 0) for name in names})
+            return total
+
+        main = sums(
+            "SELECT _shard, count(*) AS records, sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows, sum(_tokens) AS "
+            "tokens, sum(CASE WHEN _truncated THEN 1 ELSE 0 END) AS truncated FROM dataset GROUP BY _shard",
+            *("records", "rows", "tokens", "truncated"),
+        )
+        bad = sums(
+            "SELECT _shard, count(*) AS bad FROM (SELECT DISTINCT _shard, _row FROM dataset WHERE _reason IS NOT NULL) "
+            "GROUP BY _shard",
+            "bad",
+        )
+        reasons = sums(
+            "SELECT _shard, _reason, count(*) AS n FROM dataset WHERE _reason IS NOT NULL GROUP BY _shard, _reason", "n"
+        )
+        return Totals(
+            main["rows"], bad["bad"], main["records"], main["tokens"], main["truncated"], dict(sorted(reasons.items()))
+        )
+
+    def count(self, query: str) -> int:
+        """Number of rows a SQL query over `dataset` gives."""
+        return int(self._sql(f"SELECT count(*) AS n FROM ({query})")["n"][0].as_py())
+
+    def bad_rows(self, limit: int) -> list[dict[str, Any]]:
+        """The first rows without a vector: id, reason, detail (which file and row)."""
+        columns = ["id", "_reason", "_detail"]
+        return self._dataset.scanner(columns=columns, filter="_reason IS NOT NULL", limit=limit).to_table().to_pylist()
+
+    def last_commit(self, look_back: int = 100) -> dict[str, str]:
+        """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
+        for number in range(self.version, max(1, self.version - look_back), -1):
+            try:
+                properties = self._dataset.read_transaction(number).transaction_properties or {}
+            except (OSError, ValueError):
+                return {}  # cleaned up: properties are a log, not the truth
+            if RUN_PROPERTY in properties:
+                return dict(properties)
+        return {}
+
+    def _sql(self, query: str) -> pa.Table:
+        return self._dataset.sql(query).build().to_stream_reader().read_all()
+
+    # ------------------------------------------------------------------ orphans
+
+    def remove_orphans(self, older_than_seconds: float) -> int:
+        """Delete data files that no version refers to, left by killed runs; returns their number. Only with the fence:
+        files an older run wrote can then never be committed. The age protects other writers of the same table."""
+        assert self._run is not None, "take_fence first"
+        orphans = self.orphans(older_than_seconds)
+        files, root = filesystem_for(self.address.location, self.address.storage)
+        for name in orphans:
+            files.delete_file(f"{root}/{name}")
+        return len(orphans)
+
+    def orphans(self, older_than_seconds: float) -> list[str]:
+        """Data files below the table's folder that no version refers to and that are at least this old."""
+        present = self._dataset.all_files().read_all()  # before `tracked`: what is committed in between is no orphan
+        tracked = set(self._dataset.tracked_files().read_all()["path"].to_pylist())
+        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+        return [
+            path
+            for path, modified in zip(*(present[c].to_pylist() for c in ("path", "last_modified")), strict=True)
+            if path.startswith("data/") and path not in tracked and modified <= limit
+        ]
+
+
+@cache
+def _dataset_for_writing(address: TableAddress) -> lance.LanceDataset:
+    """One handle a process: a URI would cost two more requests a write."""
+    return address.open()
+
+
+def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
+    """Write rows as invisible data files of the table; returns the fragments' metadata as JSON.
+
+    `rows` must have exactly the table's columns and types. Raises OSError when the store fails; nothing is visible
+    then, and what was written is an orphan."""
+    if rows.num_rows == 0:
+        return ()
+    dataset = _dataset_for_writing(address)
+    batches = rows.to_reader(max_chunksize=8192)  # whole-table batches double the memory
+    fragments = write_fragments(
+        batches,
+        dataset,
+        schema=rows.schema,
+        data_storage_version=FILE_FORMAT,
+        storage_options=address.options,
+    )
+    written = sum(fragment.physical_rows for fragment in fragments)
+    assert written == rows.num_rows, f"wrote {written} of {rows.num_rows} rows"
+    return tuple(json.dumps(fragment.to_json()) for fragment in fragments)

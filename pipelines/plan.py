@@ -1,0 +1,194 @@
+"""Shards and work units: who they are, and which are still to do.
+
+Identity is content, never position: a shard is named by its path below the corpus root, its size and its content
+version (etag, footer digest or content digest); a unit by its shard and its row range. Adding, renaming the root or
+re-listing in another order renames nothing.
+
+    corpus ─list→ Listing ─scan→ Shard(rows) ─cut→ Unit(start, stop) ─pack→ Bundle ─join→ Span
+
+Units travel in *bundles* (several small units, or one large one, at most about `rows_per_unit` rows), and one read
+task gets a *span*: bundles that are read in a single pass over one stretch of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+Range = tuple[int, int]
+UNSEEKABLE = -1
+BUNDLES_PER_SPAN = 16  # of one row group: few enough to spread a giant one over all readers
+
+
+def content_id(*parts: object) -> int:
+    """A 63-bit id from the parts' text; stable over machines and releases."""
+    digest = hashlib.blake2b("\x1f".join(str(p) for p in parts).encode("utf-8", "surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One input file as listed, before it is opened.
+
+    path: relative to the corpus root, `/` as separator. size: bytes.
+    stamp: what tells cheaply that the file was touched (`etag:...`, `mtime:<ns>`, `fragment:...`)."""
+
+    path: str
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One input file, scanned: exact row count and content identity.
+
+    version: `etag:...` (object stores), `footer:...` (Parquet, Arrow), `blake2b:...` (text formats) or `fragment:...`.
+    breaks: rows at which a reader can start cheaply (row group or record batch starts), ascending, without 0 and rows.
+    marks: (row, byte offset) pairs for plain text formats, ascending.
+    seekable: False for a compressed stream, which can only be read from its beginning."""
+
+    path: str
+    size: int
+    stamp: str
+    version: str
+    reader: str  # the format and those options that decide what a row is
+    rows: int
+    breaks: tuple[int, ...] = ()
+    marks: tuple[Range, ...] = ()
+    seekable: bool = True
+
+    @property
+    def listing(self) -> Listing:
+        return Listing(self.path, self.size, self.stamp)
+
+    @property
+    def id(self) -> int:
+        return content_id("shard", self.path, self.size, self.version, self.reader)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A contiguous row range [start, stop) of one shard: the grain of retry and of checkpoint.
+
+    seek: (row, byte offset) at or before `start` from which a text reader may start.
+    stretch: number of the row group or batch it lies in, or UNSEEKABLE; units of one stretch are read in one pass.
+    size, stamp: what the reader must still find; a file changed under the run fails the unit."""
+
+    shard: int
+    path: str
+    start: int
+    stop: int
+    size: int
+    stamp: str
+    seek: Range = (0, 0)
+    stretch: int = 0
+    id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", content_id("unit", self.shard, self.start, self.stop))
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.path} rows {self.start:,} to {self.stop:,}"
+
+
+Bundle = tuple[Unit, ...]
+Span = tuple[Bundle, ...]
+
+
+def split(unit: Unit) -> tuple[Unit, ...]:
+    """Two halves of a unit, or the unit itself when it is one row: how a row that kills its process is found."""
+    if unit.rows < 2:
+        return (unit,)
+    middle = unit.start + unit.rows // 2
+    return (_sub(unit, unit.start, middle), _sub(unit, middle, unit.stop))
+
+
+def _sub(unit: Unit, start: int, stop: int) -> Unit:
+    return replace(unit, start=start, stop=stop)
+
+
+def missing_ranges(rows: int, done: Iterable[Range]) -> list[Range]:
+    """What of [0, rows) the ranges in `done` leave uncovered."""
+    gaps, at = [], 0
+    for start, stop in sorted(done):
+        if start > at:
+            gaps.append((at, start))
+        at = max(at, stop)
+    if at < rows:
+        gaps.append((at, rows))
+    return gaps
+
+
+def cut(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> Iterator[Unit]:
+    """The shard's pending units. Boundaries depend only on the shard and `rows_per_unit`, so the same job cuts the
+    same units again; where committed units were cut otherwise, what they leave open is cut to fit."""
+    shard_id = shard.id
+    edges = _edges(shard, rows_per_unit)
+    mark_at = 0
+    for gap_start, gap_stop in missing_ranges(shard.rows, done):
+        inner = [e for e in edges if gap_start < e < gap_stop]
+        for start, stop in pairwise([gap_start, *inner, gap_stop]):
+            while mark_at + 1 < len(shard.marks) and shard.marks[mark_at + 1][0] <= start:
+                mark_at += 1
+            seek = shard.marks[mark_at] if shard.marks and shard.marks[mark_at][0] <= start else (0, 0)
+            stretch = bisect_right(shard.breaks, start) if shard.seekable else UNSEEKABLE
+            yield Unit(shard_id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch)
+
+
+def single_row(shard: Shard, row: int) -> Unit:
+    """A unit of one row, to read it alone."""
+    at = bisect_right(shard.marks, (row, shard.size)) - 1
+    return Unit(shard.id, shard.path, row, row + 1, shard.size, shard.stamp, shard.marks[at] if at >= 0 else (0, 0))
+
+
+def _edges(shard: Shard, rows_per_unit: int) -> list[int]:
+    """Unit boundaries in (0, rows): on breaks where these lie closer than a unit, inside a stretch that is longer."""
+    edges: list[int] = []
+    at = 0
+    for brk in (*shard.breaks, shard.rows):
+        if brk - at < rows_per_unit and brk < shard.rows:
+            continue  # small row groups: gather until a unit is full
+        pieces = max(1, round((brk - at) / rows_per_unit))
+        edges.extend(at + (brk - at) * k // pieces for k in range(1, pieces + 1))
+        at = brk
+    return [e for e in edges if 0 < e < shard.rows]
+
+
+def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int = 256) -> Iterator[Bundle]:
+    """Pack neighbouring small units so that many tiny files do not become many tiny tasks."""
+    held: list[Unit] = []
+    rows = 0
+    for unit in units:
+        if held and (rows + unit.rows > rows_per_bundle or len(held) == units_per_bundle):
+            yield tuple(held)
+            held, rows = [], 0
+        held.append(unit)
+        rows += unit.rows
+    if held:
+        yield tuple(held)
+
+
+def spans(packed: Iterable[Bundle]) -> Iterator[Span]:
+    """Join bundles that one pass over a stretch of a file reads: all of a compressed stream, 16 of a row group."""
+    held: list[Bundle] = []
+    for bundle in packed:
+        if held and not _joins(held, bundle):
+            yield tuple(held)
+            held = []
+        held.append(bundle)
+    if held:
+        yield tuple(held)
+
+
+def _joins(held: list[Bundle], bundle: Bundle) -> bool:
+    last, first = held[-1][-1], bundle[0]
+    if (last.path, last.stretch) != (first.path, first.stretch) or len(bundle) > 1:
+        return False
+    return first.stretch == UNSEEKABLE or len(held) < BUNDLES_PER_SPAN

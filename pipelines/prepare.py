@@ -1,0 +1,159 @@
+"""Everything that is decided before a replica starts: shards and counts, the model's recipe, schema, identity, unit
+size. Shared by `embed`, `plan` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from actors.recipe import identity
+from actors.spec import ModelSpec
+from actors.weights import locate
+from pipelines import sizing
+from pipelines.config import JobConfig
+from pipelines.errors import ConfigError, FingerprintMismatch, TableError
+from pipelines.executor import Executor, InlineExecutor
+from pipelines.lance_table import LanceTable, TableAddress
+from pipelines.plan import Shard, Unit
+from pipelines.schema import TableMetadata, table_schema
+from pipelines.source import Corpus, scan_all
+from pipelines.stages import Tokenise
+
+SAMPLE_ROWS = 256  # read to estimate tokens a row
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is decided before a replica starts."""
+
+    job: JobConfig
+    corpus: Corpus
+    shards: Sequence[Shard]
+    carried: pa.Schema
+    spec: ModelSpec
+    metadata: TableMetadata
+    schema: pa.Schema
+    address: TableAddress
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def by_id(self) -> dict[int, Shard]:
+        return {shard.id: shard for shard in self.shards}
+
+
+@contextmanager
+def open_executor(job: JobConfig) -> Iterator[Executor]:
+    """The engine the job asks for. Ray is imported, and started, only here."""
+    if job.run.engine == "inline":
+        executor: Executor = InlineExecutor()
+    else:
+        from pipelines.ray_executor import RayExecutor
+
+        executor = RayExecutor(job.run.address)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def model_spec(job: JobConfig, on_gpu: bool) -> ModelSpec:
+    """The job's model as the model layer wants it, with `auto` resolved."""
+    storage = {k: str(v) for k, v in job.storage.model_dump().items() if v is not None}
+    budget = job.run.token_budget
+    dtype = job.model.dtype
+    return ModelSpec(
+        weights=job.model.weights,
+        revision=job.model.revision,
+        dimensions=job.model.dimensions,
+        max_tokens=job.model.max_tokens,
+        dtype=("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype,
+        prompt=job.model.prompt,
+        token_budget=None if budget == "auto" else int(budget),
+        device="cuda" if on_gpu else "cpu",
+        s3=tuple(sorted(storage.items())),
+    )
+
+
+def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
+    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size.
+
+    Raises CorpusError, ModelError, FingerprintMismatch or TableError; nothing is written but the count cache."""
+    address = TableAddress(job.table.location, job.storage)
+    table = LanceTable.open(address)
+    corpus = Corpus(job.corpus, job.storage)
+    on_gpu = executor.gpus > 0
+    spec = model_spec(job, on_gpu)
+    facts = dict(identity(spec))
+    spec = replace(spec, digest=facts["weights"], dimensions=facts["dimensions"], max_tokens=facts["max_tokens"])
+    facts["vector_dtype"] = job.table.vector_dtype
+    facts["text"] = job.corpus.text
+    facts["chunking"] = job.chunking.model_dump() if job.chunking else None
+    _check_chunking(job, facts["max_tokens"])
+    shards = scan_all(corpus, f"{job.table.side_folder}/shards.arrow", job.storage, executor.map, fresh=fresh_counts)
+    carried = corpus.carried([shard.listing for shard in shards if shard.rows])
+    size = _rows_per_unit(job, table, corpus, shards, carried, spec)
+    model = {"weights": job.model.weights, "revision": job.model.revision}
+    metadata = TableMetadata(facts, model, size)
+    schema = table_schema(carried, facts["dimensions"], job.table.vector_dtype, job.table.text_column, metadata)
+    if table is not None:
+        check_same_space(table, metadata, schema)
+    return Prepared(job, corpus, shards, carried, spec, metadata, schema, address)
+
+
+def _check_chunking(job: JobConfig, max_tokens: int) -> None:
+    if job.chunking and job.chunking.max_tokens > max_tokens:
+        raise ConfigError(
+            f"chunking.max_tokens is {job.chunking.max_tokens} but the model takes {max_tokens} tokens: passages would "
+            f"be truncated. Set chunking.max_tokens to {max_tokens} or less."
+        )
+
+
+def check_same_space(table: LanceTable, metadata: TableMetadata, schema: pa.Schema) -> None:
+    if differences := table.metadata.differences(metadata):
+        raise FingerprintMismatch(table.address.location, differences)
+    ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
+    if not ours.equals(theirs):
+        lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
+        lines += [f"  {f.name}: {f.type} (this job)" for f in ours if f not in list(theirs)]
+        raise TableError(
+            f"{table.address.location} has other columns than this job; nothing was written:\n"
+            + "\n".join(lines)
+            + "\nRestore corpus.columns and table.text_column, or use a new table.name."
+        )
+
+
+def _rows_per_unit(
+    job: JobConfig,
+    table: LanceTable | None,
+    corpus: Corpus,
+    shards: Sequence[Shard],
+    carried: pa.Schema,
+    spec: ModelSpec,
+) -> int:
+    if job.run.rows_per_unit != "auto":
+        return int(job.run.rows_per_unit)
+    if table is not None:
+        return table.metadata.rows_per_unit
+    if spec.weights.startswith("fake"):
+        return sizing.rows_per_unit(1.0, None)
+    speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
+    return sizing.rows_per_unit(tokens_per_row(job, corpus, shards, carried, spec), speed)
+
+
+def tokens_per_row(
+    job: JobConfig, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
+) -> float:
+    """Mean tokens of the first rows of the middle shard."""
+    filled = [shard for shard in shards if shard.rows]
+    if not filled:
+        return 1.0
+    shard = filled[len(filled) // 2]
+    unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
+    rows = next(iter(corpus.read([unit], carried)))
+    _, tokens, _ = Tokenise(spec, job.chunking, None).tokenise(rows)
+    return tokens / unit.rows

@@ -1,0 +1,95 @@
+"""`vectormill search`: find passages by meaning, with the table's own model and prompt.
+
+Exact search unless the table has a vector index. The query is embedded by the weights whose digest is in the table's
+fingerprint; other weights are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lancedb
+import numpy as np
+
+from actors.spec import ModelSpec
+from pipelines.errors import FingerprintMismatch, TableError, VectormillError
+from pipelines.lance_table import LanceTable, TableAddress
+from pipelines.status import open_table
+
+REFINE_FACTOR = 10  # with a quantised index: re-rank this many times `limit` candidates by the stored vectors
+HIDDEN = ("vector", "_shard", "_unit", "_row", "_tokens", "_truncated", "_reason", "_detail", "_distance")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One passage found: cosine similarity in [-1, 1], the row's id, and the columns the table carries."""
+
+    score: float
+    id: str
+    columns: dict[str, Any]
+
+
+class Searcher:
+    """Holds the model and the table open for many queries."""
+
+    def __init__(self, address: TableAddress):
+        self._table = open_table(address)
+        if self._table.count_rows() == 0:
+            raise TableError(f"{address.location} is empty; run `vectormill embed` first")
+        self._embedder = _query_embedder(self._table)
+        uri, _, name = address.location.removesuffix(".lance").rpartition("/")
+        self._lancedb = lancedb.connect(uri, storage_options=address.options).open_table(name)
+
+    def search(self, text: str, limit: int = 10, where: str | None = None, instruction: str | None = None) -> list[Hit]:
+        """The `limit` most similar records; `where` is a SQL filter over the table's columns.
+
+        Raises VectormillError if the text is empty or the filter does not parse."""
+        if not text.strip():
+            raise VectormillError("the query is empty; give a text to search for")
+        vector = self._embedder.embed_queries([text], instruction)[0]
+        return self.search_vector(vector, limit, where)
+
+    def search_vector(self, vector: np.ndarray, limit: int = 10, where: str | None = None) -> list[Hit]:
+        """As `search`, for a query vector [dimensions] float32 of unit length."""
+        query = self._lancedb.search(vector, vector_column_name="vector").distance_type("cosine").limit(limit)
+        query = query.refine_factor(REFINE_FACTOR)
+        if where:
+            query = query.where(where, prefilter=True)
+        try:
+            rows = query.to_arrow().to_pylist()
+        except (ValueError, RuntimeError, OSError) as bad:
+            columns = ", ".join(self._table.schema.names)
+            raise VectormillError(
+                f"the search failed: {_first_line(bad)}"
+                + (f"; check --where {where!r}. Columns: {columns}" if where else "")
+            ) from bad
+        return [
+            Hit(1.0 - row["_distance"], row["id"], {k: v for k, v in row.items() if k != "id" and k not in HIDDEN})
+            for row in rows
+            if row["_distance"] is not None
+        ]
+
+
+def _query_embedder(table: LanceTable) -> Any:
+    from actors.embedder import Embedder  # torch: only when a query must be embedded
+    from actors.recipe import identity
+
+    known = table.metadata.identity
+    storage = {k: str(v) for k, v in table.address.storage.model_dump().items() if v is not None}
+    spec = ModelSpec(
+        weights=table.metadata.model["weights"],
+        revision=table.metadata.model["revision"],
+        dimensions=known["dimensions"],
+        max_tokens=known["max_tokens"],
+        dtype=known["dtype"],
+        prompt=known["prompt"],
+        s3=tuple(sorted(storage.items())),
+    )
+    here = identity(spec)
+    if differences := {k: (known.get(k), v) for k, v in here.items() if known.get(k) != v}:
+        raise FingerprintMismatch(table.address.location, differences)
+    return Embedder(spec)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

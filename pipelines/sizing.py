@@ -1,0 +1,60 @@
+"""How large a work unit should be: about ten seconds of one replica's work.
+
+A unit is what a crash costs, and one driver schedules 60-70 units a second, so the size follows the model's speed:
+128 rows for a large model on a CPU, 65,536 for a small one on a GPU. The estimate may be off by a factor of three
+without harm; it is made once and stored with the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+SECONDS_PER_UNIT = 10.0
+ROWS_PER_FRAGMENT = 65_536
+SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
+ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
+
+# Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
+# data-centre GPU reaches at least this much with small micro-batches in bf16.
+CPU_FLOPS_PER_CORE = 8e10
+GPU_FLOPS = 2e14
+
+
+def flops_per_token(weights_folder: Path) -> float:
+    """2 x the number of parameters outside embedding tables, read from the headers of the safetensors files."""
+    parameters = 0
+    for file in weights_folder.glob("*.safetensors"):
+        with file.open("rb") as raw:
+            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__" and "embed" not in name and "lm_head" not in name:
+                size = 1
+                for extent in tensor["shape"]:
+                    size *= extent
+                parameters += size
+    return 2.0 * parameters
+
+
+def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
+    """Expected speed of one replica; None if a token costs nothing."""
+    if flops == 0:
+        return None
+    return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)) / flops
+
+
+def rows_per_unit(tokens_per_row: float, speed: float | None) -> int:
+    """A power of two, so that small changes of the estimate do not change it."""
+    if speed is None:
+        return ROWS_IF_FREE
+    wanted = SECONDS_PER_UNIT * speed / max(tokens_per_row, 1.0)
+    return max(SMALLEST_UNIT, min(LARGEST_UNIT, 1 << max(0, round(wanted).bit_length() - 1)))
+
+
+def parcels_per_fragment(rows: int, seconds_between_commits: float, replicas: int) -> int:
+    """How many parcels of `rows` rows one Lance fragment should hold: enough for a healthy size, but no more than the
+    replicas finish between two commits."""
+    by_size = ROWS_PER_FRAGMENT // max(rows, 1)
+    by_time = int(seconds_between_commits / SECONDS_PER_UNIT * replicas)
+    return max(1, min(by_size, by_time))

@@ -1,0 +1,233 @@
+"""A unit's way through the workers: read, tokenise, embed, write.
+
+Each function here makes the function one stage runs; what it closes over is small and picklable, and what is dear to
+build (tokenizer, model, table handle) is built once a process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.spec import ModelError, ModelSpec
+from actors.tokenizer import TextTokenizer
+from pipelines.chunking import passages
+from pipelines.config import ChunkingConfig
+from pipelines.errors import VectormillError
+from pipelines.executor import Parcel, StageFunction
+from pipelines.lance_table import TableAddress, write_rows
+from pipelines.plan import Bundle, Span, Unit
+from pipelines.source import Corpus
+
+WRITE_ATTEMPTS = 4
+
+
+def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parcel]]:
+    """Read a span in one pass. A unit that cannot be read becomes a parcel of its own, with the failure."""
+
+    def read(span: Span) -> Iterator[Parcel]:
+        if len(span) > 1:  # bundles of one unit each, of one shard
+            started = time.perf_counter()
+            for unit, rows in _read_units(corpus, [bundle[0] for bundle in span], carried):
+                yield _delivered((unit,), rows, started)
+                started = time.perf_counter()
+            return
+        started = time.perf_counter()
+        tables, units = [], []
+        for _, group in groupby(span[0], key=lambda unit: unit.shard):
+            for unit, rows in _read_units(corpus, list(group), carried):
+                if isinstance(rows, str):
+                    yield Parcel((unit,)).failed(rows)
+                else:
+                    units.append(unit)
+                    tables.append(rows)
+        if units:
+            yield _delivered(tuple(units), pa.concat_tables(tables), started)
+
+    return read
+
+
+def _read_units(corpus: Corpus, units: list[Unit], carried: pa.Schema) -> Iterator[tuple[Unit, pa.Table | str]]:
+    """Each unit with its rows, or with why it (and what follows it in the file) cannot be read."""
+    at = 0
+    try:
+        for rows in corpus.read(units, carried):
+            assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
+            yield units[at], rows
+            at += 1
+        assert at == len(units), f"read {at} of {len(units)} units"
+    except (VectormillError, OSError, pa.ArrowException, AssertionError) as bad:
+        for unit in units[at:]:
+            yield unit, f"read: {bad}"
+
+
+def _delivered(bundle: Bundle, rows: pa.Table | str, started: float) -> Parcel:
+    parcel = Parcel(bundle)
+    return parcel.failed(rows) if isinstance(rows, str) else parcel.with_rows(rows, "read", started)
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """Cut rows into passages (if asked) and turn text into token ids, so that ids, not text, go to the GPU.
+
+    Takes tables of schema.row_schema; gives them with _chunk, _start, _end, _tokens, _truncated and `_ids`
+    (list<int32>, null where there is a reason), and the text under `text_column` or not at all."""
+
+    spec: ModelSpec
+    chunking: ChunkingConfig | None
+    text_column: str | None
+
+    def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
+        for parcel in parcels:
+            started = time.perf_counter()
+            assert parcel.rows is not None
+            rows, tokens, truncated = self.tokenise(parcel.rows)
+            yield parcel.with_rows(rows, "tokenise", started, tokens=tokens, truncated=truncated, records=rows.num_rows)
+
+    def tokenise(self, rows: pa.Table) -> tuple[pa.Table, int, int]:
+        """The table for the embed stage, its token count and how many texts were truncated."""
+        tokenizer = _tokenizer(self.spec)
+        rows = self._chunked(rows, tokenizer) if self.chunking else _one_chunk_a_row(rows)
+        good = rows["_reason"].is_null().to_numpy()
+        texts = rows["text"].filter(pa.array(good)).to_pylist()
+        encoded = tokenizer.encode(texts)
+        lengths = np.zeros(rows.num_rows, np.int32)
+        lengths[good] = np.diff(encoded.offsets)
+        truncated = np.zeros(rows.num_rows, bool)
+        truncated[good] = encoded.truncated
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(encoded.ids, pa.int32()), mask=pa.array(~good))
+        rows = rows.append_column("_tokens", pa.array(lengths)).append_column("_truncated", pa.array(truncated))
+        rows = rows.append_column("_ids", ids)
+        if self.text_column is None:
+            rows = rows.drop_columns(["text"])
+        elif self.text_column != "text":
+            rows = rows.rename_columns([self.text_column if n == "text" else n for n in rows.column_names])
+        return rows, int(lengths.sum()), int(truncated.sum())
+
+    def _chunked(self, rows: pa.Table, tokenizer: TextTokenizer) -> pa.Table:
+        assert self.chunking is not None
+        room = self.chunking.max_tokens - tokenizer.special_tokens
+        take, chunk, start, end, pieces = [], [], [], [], []
+        for row, text in enumerate(rows["text"].to_pylist()):
+            spans = (
+                [(0, 0)]
+                if text is None
+                else passages(text, tokenizer.token_spans(text), room, self.chunking.overlap_tokens)
+            )
+            for number, (first, last) in enumerate(spans):
+                take.append(row)
+                chunk.append(number)
+                start.append(first)
+                end.append(last)
+                pieces.append(None if text is None else text[first:last])
+        rows = rows.take(pa.array(take, pa.int64()))
+        rows = rows.set_column(rows.column_names.index("text"), "text", pa.array(pieces, pa.string()))
+        return _with_spans(rows, chunk, start, end)
+
+
+def _one_chunk_a_row(rows: pa.Table) -> pa.Table:
+    zeros = np.zeros(rows.num_rows, np.int32)
+    return _with_spans(rows, zeros, zeros, pc.fill_null(pc.utf8_length(rows["text"]), 0).cast(pa.int32()))
+
+
+def _with_spans(rows: pa.Table, chunk: object, start: object, end: object) -> pa.Table:
+    for name, values in (("_chunk", chunk), ("_start", start), ("_end", end)):
+        column = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.int32())
+        rows = rows.append_column(name, column)
+    return rows
+
+
+@cache
+def _tokenizer(spec: ModelSpec) -> TextTokenizer:
+    return TextTokenizer(spec)
+
+
+def embedder(spec: ModelSpec) -> StageFunction:
+    """One replica. If it refuses to work (wrong weights, failed self-check) every parcel says so and the run stops."""
+    from actors.embed_actor import EmbedActor  # torch: only where vectors are made
+
+    try:
+        actor = EmbedActor(spec)
+    except ModelError as bad:
+        why = str(bad)
+        return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
+
+    def embed(parcels: list[Parcel]) -> Iterable[Parcel]:
+        for parcel in parcels:
+            started = time.perf_counter()
+            yield parcel.with_rows(actor(parcel.rows), "embed", started)
+
+    return embed
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write parcels as one invisible Lance fragment and give one receipt for all their units."""
+
+    address: TableAddress
+    schema: pa.Schema
+
+    def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
+        started = time.perf_counter()
+        rows = pa.concat_tables([_as_stored(parcel.rows, self.schema) for parcel in parcels])
+        reasons = pc.value_counts(rows["_reason"].drop_null()).to_pylist()
+        fragments = self._write(rows)
+        seconds, counts = dict[str, float](), {f"reason:{r['values']}": r["counts"] for r in reasons}
+        for parcel in parcels:
+            _add(seconds, parcel.seconds)
+            _add(counts, parcel.counts)
+        seconds["write"] = time.perf_counter() - started
+        bundle = tuple(unit for parcel in parcels for unit in parcel.bundle)
+        return [Parcel(bundle, seconds=seconds, counts={**counts, "bytes": rows.nbytes}, fragments=fragments)]
+
+    def _write(self, rows: pa.Table) -> tuple[str, ...]:
+        for attempt in range(WRITE_ATTEMPTS):
+            try:
+                return write_rows(self.address, rows)
+            except OSError:
+                if attempt == WRITE_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("not reached")
+
+
+def _add(total: dict, more: dict) -> None:
+    for name, value in more.items():
+        total[name] = total.get(name, 0) + value
+
+
+def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
+    """The columns and types of the table. Asserts that a vector is null exactly where there is a reason."""
+    assert rows is not None
+    missing = rows["vector"].is_null()
+    assert missing.equals(rows["_reason"].is_valid()), "a vector is null exactly where there is a reason"
+    return rows.select(schema.names).cast(schema.remove_metadata())
+
+
+def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
+    """The receipt for a row whose process dies each time: recorded with its place and a reason, without reading it."""
+    assert unit.rows == 1
+    known = {
+        "id": f"{unit.path}#{unit.start}",
+        "_shard": unit.shard,
+        "_unit": unit.id,
+        "_row": unit.start,
+        "_chunk": 0,
+        "_start": 0,
+        "_end": 0,
+        "_tokens": 0,
+        "_truncated": False,
+        "_reason": "crashes_worker",
+        "_detail": f"{unit.path} row {unit.start}: the process that worked on it died each time",
+    }
+    columns = [pa.array([known.get(field.name)], field.type) for field in schema]
+    fragments = write_rows(address, pa.table(columns, schema=schema.remove_metadata()))
+    return Parcel((unit,), counts={"reason:crashes_worker": 1, "records": 1}, fragments=fragments)

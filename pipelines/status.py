@@ -1,0 +1,66 @@
+"""`vectormill status`: what the table holds, read from the table alone; works while a job runs and without Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from pipelines.errors import TableError
+from pipelines.lance_table import RUN_PROPERTY, LanceTable, TableAddress
+from pipelines.storage import filesystem_for
+
+BAD_ROWS_SHOWN = 10
+
+
+def open_table(address: TableAddress) -> LanceTable:
+    """The table; TableError if there is none."""
+    table = LanceTable.open(address)
+    if table is None:
+        raise TableError(
+            f"there is no table at {address.location} yet; `vectormill embed` creates it. If it should be there, "
+            "check table.uri and table.name."
+        )
+    return table
+
+
+def status(address: TableAddress, bad_rows_shown: int = BAD_ROWS_SHOWN) -> dict[str, Any]:
+    """Counts by one scan of the provenance columns; `corpus_rows` and `run` are what the last run noted down."""
+    table = open_table(address)
+    units = table.units()
+    totals = table.totals()
+    noted = table.last_commit()
+    fragments = table.dataset.get_fragments()
+    return {
+        "table": address.location,
+        "version": table.version,
+        "versions_kept": _versions_kept(address),
+        "fragments": len(fragments),
+        "bytes": sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.metadata.files),
+        "units": len(units),
+        "units_total": _number(noted.get("vectormill.units_total")),
+        "rows": totals.rows,
+        "corpus_rows": _number(noted.get("vectormill.rows_total")),
+        "records": totals.records,
+        "tokens": totals.tokens,
+        "truncated": totals.truncated,
+        "bad_rows": totals.bad_rows,
+        "reasons": dict(totals.reasons),
+        "first_bad_rows": table.bad_rows(bad_rows_shown),
+        "last_run": noted.get(RUN_PROPERTY),
+        "last_commit": noted.get("vectormill.time"),
+        "fingerprint": table.metadata.fingerprint,
+        "model": {**table.metadata.identity, "weights_name": table.metadata.model["weights"]},
+        "rows_per_unit": table.metadata.rows_per_unit,
+        "indices": [index.name for index in table.dataset.describe_indices()],
+    }
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+def _versions_kept(address: TableAddress) -> int:
+    files, root = filesystem_for(address.location, address.storage)
+    listed = files.get_file_info(pafs.FileSelector(f"{root}/_versions"))
+    return sum(1 for info in listed if info.base_name.endswith(".manifest"))

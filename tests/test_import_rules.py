@@ -1,0 +1,36 @@
+"""Who may import whom, proven by importing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODULES = [f"actors.{path.stem}" for path in sorted((ROOT / "actors").glob("*.py")) if path.stem != "__init__"]
+LIGHT = ["actors", "actors.spec", "actors.weights", "actors.recipe", "actors.tokenizer", "actors.fake"]
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_model_layer_stands_alone() -> None:
+    assert len(MODULES) > 10
+    blocked = ["ray", "lance", "lancedb", "pydantic", "pipelines"]
+    run(f"import sys, importlib\nfor name in {blocked}: sys.modules[name] = None\n"
+        f"for name in {MODULES}: importlib.import_module(name)")  # fmt: skip
+
+
+def test_tokenising_and_planning_do_not_pay_for_torch() -> None:
+    heavy = ["torch", "transformers", "sentence_transformers", "huggingface_hub"]
+    run(
+        f"import sys, importlib\nfor name in {LIGHT}: importlib.import_module(name)\n"
+        "from actors.spec import ModelSpec\nfrom actors.tokenizer import TextTokenizer\n"
+        "from actors.recipe import identity\n"
+        "spec = ModelSpec('bundled', device='cpu')\nidentity(spec), TextTokenizer(spec).encode(['a'])\n"
+        f"found = set({heavy}) & set(sys.modules)\nassert not found, found"
+    )
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert "import" not in (ROOT / "actors" / "__init__.py").read_text()
