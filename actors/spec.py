@@ -34,6 +34,7 @@ class ModelSpec:
     threads: CPU threads of torch; None = torch's own choice.
     s3: endpoint_url, region and anonymous as (name, value) pairs.
     digest: what `weights.digest` must give for the weights found; None = not checked.
+    tokenizer_digest: the sha256 that tokenizer.json must have; None = not checked.
 
     Raises ModelError for values outside these.
     """
@@ -49,6 +50,7 @@ class ModelSpec:
     threads: int | None = None
     s3: tuple[tuple[str, str], ...] = ()
     digest: str | None = None
+    tokenizer_digest: str | None = None
 
     def __post_init__(self) -> None:
         if not self.weights:

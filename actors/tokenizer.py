@@ -21,7 +21,7 @@ import numpy as np
 from actors import batching, fake
 from actors.recipe import resolve
 from actors.spec import ModelError, ModelSpec
-from actors.weights import tokenizer_file
+from actors.weights import file_sha256, tokenizer_file
 
 TEXTS_PER_CALL = 2048
 # A text is first read up to this many characters per wanted token; the longest words of real text stay well below.
@@ -57,6 +57,7 @@ class TextTokenizer:
 
     def __init__(self, spec: ModelSpec) -> None:
         resolved = resolve(spec)
+        _check_digest(spec, resolved.folder)
         self.max_tokens = resolved.max_tokens
         self._document_prompt = resolved.document_prompt
         self._query_prompt = resolved.recipe.query_prompt
@@ -194,6 +195,18 @@ class TokenizerFile:
         """Character offsets of the tokens, int32 [n, 2]."""
         pairs = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def _check_digest(spec: ModelSpec, folder: Path | None) -> None:
+    # Texts are tokenised on other machines than the weights run on: one stale copy there would go unseen.
+    if spec.tokenizer_digest is None:
+        return
+    found = fake.DIGEST if folder is None else file_sha256(tokenizer_file(folder))
+    if found != spec.tokenizer_digest:
+        raise ModelError(
+            f"the tokenizer.json of {spec.weights!r} on this machine ({folder}) has sha256 {found[:16]}..., but "
+            f"{spec.tokenizer_digest[:16]}... was expected: it is another version. Put the right one there"
+        )
 
 
 def _head(text: str, characters: int) -> str:

@@ -64,15 +64,18 @@ class Committer:
         return max(0.0, self._first_at + self._every_seconds - time.monotonic())
 
     def commit(self) -> list[Parcel]:
-        """Commit all that waits and return it. Raises what the table raises, and keeps the receipts then."""
+        """Commit all that waits and return it. Raises what the table raises.
+
+        The receipts are given up first: if the commit fails or is interrupted it may still have landed, and a second
+        try with the same fragments would double their rows. The next run asks the table."""
         if not self._waiting:
             return []
+        taken, self._waiting = self._waiting, []
         started = time.monotonic()
-        self._table.commit([f for parcel in self._waiting for f in parcel.fragments], self._properties())
+        self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())
         self.longest_commit_seconds = max(self.longest_commit_seconds, time.monotonic() - started)
         self.commits += 1
-        done, self._waiting = self._waiting, []
-        return done
+        return taken
 
     def forget(self) -> None:
         """Start a new wave of units. Nothing may wait."""

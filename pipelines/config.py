@@ -72,12 +72,21 @@ class CorpusConfig(Section):
             raise ValueError("has braces but names no column")
         return text
 
+    @field_validator("csv_delimiter")
+    @classmethod
+    def _separates(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n':
+            raise ValueError("cannot be a quote or a line break")
+        return delimiter
+
     @field_validator("columns")
     @classmethod
     def _free_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         taken = [c for c in columns if c in ("id", "vector") or c.startswith("_")]
         if taken:
             raise ValueError(f"cannot carry {taken}: the names id, vector and _* belong to the table itself")
+        if "text" in columns:
+            raise ValueError("cannot carry text; to store the embedded text set table.text_column: text")
         if len(set(columns)) != len(columns):
             raise ValueError("names a column twice")
         return columns

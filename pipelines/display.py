@@ -29,7 +29,6 @@ class Display:
     def __init__(self, quiet: bool = False, seconds_between_lines: float = SECONDS_BETWEEN_LINES):
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._seconds_between_lines = seconds_between_lines
-        self.engine_log: str | None = None
 
     def say(self, message: str) -> None:
         """One line of what happens."""
@@ -60,26 +59,38 @@ class Display:
 
     @contextlib.contextmanager
     def engine_output(self) -> Iterator[None]:
-        """Keep what native code (Ray, Lance) writes to file descriptor 2 away from the terminal, in a log file whose
-        name is in `engine_log`; it is deleted when all went well. Our own lines still reach the terminal."""
-        sys.stderr.flush()
-        terminal = os.dup(2)
+        """Keep what Ray and Lance write to stdout and stderr, natively or not, off the terminal and out of `--json`:
+        in a log file that is deleted when all went well and named when not. Our own lines still reach the terminal."""
+        terminal, old_file = [os.dup(1), os.dup(2)], self._console.file
         log = tempfile.NamedTemporaryFile("wb", prefix="vectormill-engine-", suffix=".log", delete=False)  # noqa: SIM115
-        self.engine_log = log.name
-        old_stderr, old_file = sys.stderr, self._console.file
-        ours = os.fdopen(os.dup(terminal), "w", buffering=1)
+        keep = False
+        _flush()
+        self._console.file = os.fdopen(os.dup(2), "w", buffering=1)
+        os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        sys.stderr = self._console.file = ours
         try:
             yield
-            os.unlink(log.name)
-            self.engine_log = None
+        except Exception:
+            _flush()
+            keep = os.path.getsize(log.name) > 0
+            raise
         finally:
-            sys.stderr, self._console.file = old_stderr, old_file
-            ours.close()
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            if keep:
+                self.say(f"what the engine wrote is in {log.name}")
+            else:
+                os.unlink(log.name)
+            _flush()
+            self._console.file.close()
+            self._console.file = old_file
+            for number, descriptor in enumerate(terminal, 1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
             log.close()
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def line(metrics: RunMetrics) -> str:

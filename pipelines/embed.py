@@ -25,7 +25,7 @@ from pipelines.executor import Executor, Parcel, Stage
 from pipelines.lance_table import LanceTable
 from pipelines.metrics import RunMetrics
 from pipelines.plan import Bundle, Unit, bundles, spans, split
-from pipelines.prepare import Prepared, check_same_space, open_executor, prepare
+from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas
 from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
 
@@ -33,6 +33,7 @@ COMMIT_EVERY_ROWS = 1_000_000
 WAVE_UNITS = 4_096  # units in one engine execution: bounds driver memory and uncommitted receipts
 WAVE_UNITS_PER_REPLICA = 64
 FAILED_UNIT_ATTEMPTS = 2  # for a unit that fails; one whose process dies is narrowed down instead
+MOST_LOST_UNITS = 64  # in one wave; more is a fault of the machines, not of some rows
 FAILURES_SHOWN = 20
 
 
@@ -45,8 +46,7 @@ class EmbedRun:
         self.executor = executor
         self.display = display
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        wanted = self.job.run.replicas
-        self.replicas = max(1, executor.gpus) if wanted == "auto" else int(wanted)
+        self.replicas = replicas(self.job, executor)
         self.metrics = RunMetrics(prepared.rows, replicas=self.replicas)
         self.failures: list[str] = []
         self._lost: list[Unit] = []
@@ -116,25 +116,27 @@ class EmbedRun:
     def _wave(self, units: list[Unit], committer: Committer) -> None:
         """Run the units through the engine until each is committed or has failed for good."""
         todo: list[Bundle] = list(bundles(units, self.prepared.metadata.rows_per_unit))
+        narrowing = False
         while todo:
             open_units = {unit.id: unit for bundle in todo for unit in bundle}
             retry: list[Bundle] = []
-            for parcel in self._receipts(todo, committer):
+            for parcel in self._receipts(todo, committer, careful=narrowing):
                 for unit in parcel.bundle:
                     open_units.pop(unit.id, None)
                 if parcel.failure is not None:
                     retry += self._failed(parcel)
             # No receipt and no failure: their process died, again and again. Narrow down to the row that does it.
             retry += self._narrowed(list(open_units.values()), todo, committer)
+            narrowing = narrowing or bool(open_units)
             todo = retry
         self._commit(committer)
         committer.forget()
 
-    def _receipts(self, todo: list[Bundle], committer: Committer) -> Iterator[Parcel]:
+    def _receipts(self, todo: list[Bundle], committer: Committer, careful: bool) -> Iterator[Parcel]:
         """Run bundles and commit their receipts on time; yields what came back, receipts and failures."""
-        stages = self._stages()
+        stages = self._stages(careful)
         read = reader(self.prepared.corpus, self.prepared.carried)
-        stream = self.executor.run(read, stages, list(spans(todo)))
+        stream = self.executor.run(read, stages, [(b,) for b in todo] if careful else list(spans(todo)))
         self.metrics.begin()
         for parcel in _with_ticks(stream, committer.seconds_until_due):
             if parcel is not None and parcel.failure is None and committer.offer(parcel):
@@ -145,7 +147,8 @@ class EmbedRun:
                 yield parcel
         self._commit(committer)
 
-    def _stages(self) -> list[Stage]:
+    def _stages(self, careful: bool) -> list[Stage]:
+        """`careful`: one bundle at a time everywhere, so that one that kills its process is alone to blame."""
         job, prepared = self.job, self.prepared
         on_gpu = self.executor.gpus > 0
         per_write = sizing.parcels_per_fragment(
@@ -154,12 +157,18 @@ class EmbedRun:
         tokenise = Tokenise(prepared.spec, job.chunking, job.table.text_column)
         write = Write(prepared.address, prepared.schema)
         spec = prepared.spec
+        cpus = 0 if on_gpu else 1
         return [
             Stage("tokenise", lambda: tokenise, num_cpus=0.5),
             Stage(
-                "embed", lambda: embedder(spec), replicas=self.replicas, num_cpus=0 if on_gpu else 1, num_gpus=on_gpu
+                "embed",
+                lambda: embedder(spec),
+                replicas=self.replicas,
+                num_cpus=cpus,
+                num_gpus=on_gpu,
+                in_flight=1 if careful else None,
             ),
-            Stage("write", lambda: write, parcels_per_call=per_write),
+            Stage("write", lambda: write, parcels_per_call=1 if careful else per_write),
         ]
 
     def _committer(self) -> Committer:
@@ -207,6 +216,11 @@ class EmbedRun:
     def _narrowed(self, lost: list[Unit], ran: list[Bundle], committer: Committer) -> list[Bundle]:
         if not lost:
             return []
+        if len(lost) > MOST_LOST_UNITS:
+            raise VectormillError(
+                f"the engine lost {len(lost):,} units without a word, more than single rows that kill their process "
+                "would explain; look at memory and at the engine's output. What is committed stays."
+            )
         alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
         again: list[Bundle] = []
         for unit in lost:

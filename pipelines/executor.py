@@ -9,6 +9,7 @@ returns it with `failure` set and the later stages pass it on, so that no unit c
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,7 +59,8 @@ class Stage:
     to build must be cached there.
 
     parcels_per_call: how many are handed over at once. replicas: a pool of that many actors instead of tasks.
-    num_cpus, num_gpus: what one task or actor holds while it works."""
+    num_cpus, num_gpus: what one task or actor holds while it works. in_flight: most calls sent to an actor at once;
+    with 1, a call that kills its actor takes no other with it."""
 
     name: str
     make: Callable[[], StageFunction]
@@ -66,12 +68,17 @@ class Stage:
     replicas: int | None = None
     num_cpus: float = 1
     num_gpus: float = 0
+    in_flight: int | None = None
 
 
 class Executor(Protocol):
     @property
     def gpus(self) -> int:
         """GPUs that replicas may use."""
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that replicas may share."""
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""
@@ -91,6 +98,7 @@ class InlineExecutor:
 
     def __init__(self, gpus: int = 0):
         self.gpus = gpus
+        self.cores = os.cpu_count() or 1
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return (function(item) for item in items)

@@ -45,7 +45,7 @@ class Listing:
 class Shard:
     """One input file, scanned: exact row count and content identity.
 
-    version: `etag:...` (object stores), `footer:...` (Parquet, Arrow), `blake2b:...` (text formats) or `fragment:...`.
+    version: `etag:...` (object stores), `footer:...` (Parquet), `blake2b:...` (other files) or `fragment:...` (Lance).
     breaks: rows at which a reader can start cheaply (row group or record batch starts), ascending, without 0 and rows.
     marks: (row, byte offset) pairs for plain text formats, ascending.
     seekable: False for a compressed stream, which can only be read from its beginning."""
@@ -118,6 +118,8 @@ def missing_ranges(rows: int, done: Iterable[Range]) -> list[Range]:
     """What of [0, rows) the ranges in `done` leave uncovered."""
     gaps, at = [], 0
     for start, stop in sorted(done):
+        if start >= rows:
+            break
         if start > at:
             gaps.append((at, start))
         at = max(at, stop)

@@ -79,6 +79,11 @@ def model_spec(job: JobConfig, on_gpu: bool) -> ModelSpec:
     )
 
 
+def replicas(job: JobConfig, executor: Executor) -> int:
+    """How many copies of the model: as the job says, or one per GPU, or one."""
+    return max(1, executor.gpus) if job.run.replicas == "auto" else int(job.run.replicas)
+
+
 def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
     """List and count the corpus, read the model's recipe, and derive schema, identity and unit size.
 
@@ -87,15 +92,26 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     table = LanceTable.open(address)
     corpus = Corpus(job.corpus, job.storage)
     on_gpu = executor.gpus > 0
-    spec = model_spec(job, on_gpu)
+    spec = replace(
+        model_spec(job, on_gpu), threads=None if on_gpu else max(1, executor.cores // replicas(job, executor))
+    )
     facts = dict(identity(spec))
-    spec = replace(spec, digest=facts["weights"], dimensions=facts["dimensions"], max_tokens=facts["max_tokens"])
+    spec = replace(
+        spec,
+        dimensions=facts["dimensions"],
+        max_tokens=facts["max_tokens"],
+        digest=facts["weights"],  # a replica whose files differ refuses to work
+        tokenizer_digest=facts["tokenizer"],
+    )
     facts["vector_dtype"] = job.table.vector_dtype
     facts["text"] = job.corpus.text
     facts["chunking"] = job.chunking.model_dump() if job.chunking else None
     _check_chunking(job, facts["max_tokens"])
-    shards = scan_all(corpus, f"{job.table.side_folder}/shards.arrow", job.storage, executor.map, fresh=fresh_counts)
+    shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
     carried = corpus.carried([shard.listing for shard in shards if shard.rows])
+    if table is not None:  # its types were decided once; later shards are cast to them
+        known = table.schema.names
+        carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
     size = _rows_per_unit(job, table, corpus, shards, carried, spec)
     model = {"weights": job.model.weights, "revision": job.model.revision}
     metadata = TableMetadata(facts, model, size)

@@ -15,6 +15,10 @@ import functools
 import json
 import logging
 import os
+import signal
+import struct
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,17 +53,25 @@ class RayExecutor:
             options |= {"address": address, "runtime_env": {"py_modules": packages}}
             options.pop("include_dashboard")
         options.setdefault("runtime_env", {})["env_vars"] = {"TOKENIZERS_PARALLELISM": "false"}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**options)
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as bad:
             hint = "run.address: null starts Ray on this machine" if address else "is there enough shared memory?"
             raise VectormillError(f"cannot start or reach Ray (run.address: {address}): {bad}; {hint}") from bad
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit
         logging.getLogger("ray").setLevel(log_level)
         logging.getLogger("ray.data").setLevel(log_level)
 
     @property
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that replicas may share."""
+        return (os.cpu_count() or 1) if self._own else int(ray.cluster_resources().get("CPU", 1))
 
     def describe(self) -> dict[str, Any]:
         resources = ray.cluster_resources()
@@ -72,14 +84,15 @@ class RayExecutor:
         }
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        task = ray.remote(max_retries=TASK_RETRIES)(function)
+        shared = ray.put(function)
+        task = functools.partial(ray.remote(max_retries=TASK_RETRIES)(_call_one).remote, shared)
         at_once = 2 * int(ray.cluster_resources().get("CPU", MIN_CPUS))
         waiting = iter(items)
-        running = [task.remote(item) for _, item in zip(range(at_once), waiting, strict=False)]
+        running = [task(item) for _, item in zip(range(at_once), waiting, strict=False)]
         while running:
             done, running = ray.wait(running, num_returns=1)
             for item in waiting:
-                running.append(task.remote(item))
+                running.append(task(item))
                 break
             try:
                 yield ray.get(done[0])
@@ -107,12 +120,20 @@ class RayExecutor:
         ray.shutdown()
 
 
+def _call_one(function: Callable[[T], R], item: T) -> R:
+    return function(item)
+
+
 def _set_context() -> None:
+    # `max_task_retries` and `max_retries` go by **ray_remote_args until 2.64; pyproject.toml keeps us below.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a lost parcel is found by its missing receipt, not by an aborted job
     context.execution_options.preserve_order = False
+    context.target_max_block_size = 1  # else the parcels of one read task are merged into one block, one task, one fate
 
 
 def _apply(stream: Any, stage: Stage) -> Any:
@@ -128,7 +149,7 @@ def _apply(stream: Any, stage: Stage) -> Any:
     return stream.map_batches(
         _Replica,
         fn_constructor_args=(stage.name, stage.make),
-        compute=ray.data.ActorPoolStrategy(size=stage.replicas),
+        compute=ray.data.ActorPoolStrategy(size=stage.replicas, max_tasks_in_flight_per_actor=stage.in_flight),
         max_task_retries=TASK_RETRIES,
         **common,
     )
@@ -163,7 +184,10 @@ def _bundle_to_json(bundle: Sequence[Unit]) -> list[list[Any]]:
 
 
 def _bundle_from_json(data: list[list[Any]]) -> tuple[Unit, ...]:
-    return tuple(Unit(*unit[:6], (unit[6][0], unit[6][1]), unit[7]) for unit in data)
+    return tuple(
+        Unit(shard, path, start, stop, size, stamp, (seek[0], seek[1]), stretch)
+        for shard, path, start, stop, size, stamp, seek, stretch in data
+    )
 
 
 def _encode(parcels: Sequence[Parcel]) -> pa.Table:
@@ -172,8 +196,8 @@ def _encode(parcels: Sequence[Parcel]) -> pa.Table:
     for p in parcels:
         head = [_bundle_to_json(p.bundle), p.failure, p.fatal, p.seconds, p.counts, list(p.fragments)]
         heads.append(json.dumps(head))
-        bodies.append(None if p.rows is None else _to_ipc(p.rows))
-    return pa.table([pa.array(heads, pa.string()), pa.array(bodies, pa.large_binary())], schema=WIRE)
+        bodies.append(pa.nulls(1, pa.large_binary()) if p.rows is None else _to_ipc(p.rows))
+    return pa.table([pa.array(heads, pa.string()), pa.chunked_array(bodies, pa.large_binary())], schema=WIRE)
 
 
 def _decode(batch: pa.Table) -> list[Parcel]:
@@ -185,8 +209,10 @@ def _decode(batch: pa.Table) -> list[Parcel]:
     return parcels
 
 
-def _to_ipc(table: pa.Table) -> pa.Buffer:
+def _to_ipc(table: pa.Table) -> pa.Array:
+    """The table's IPC bytes as an array of one value, without copying them."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue()
+    body = sink.getvalue()
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<2q", 0, body.size)), body])

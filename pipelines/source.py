@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError, StorageError
-from pipelines.formats import arrow, delimited, jsonl, lines, parquet
+from pipelines.formats import dispatch
 from pipelines.formats.files import STREAMED, ShardFile, format_of, reader_of
 from pipelines.formats.listing import Place, choose, find, resolve
-from pipelines.formats.rows import Piece, Wanted, by_unit
+from pipelines.formats.rows import Wanted, by_unit
 from pipelines.plan import Listing, Shard, Unit
 from pipelines.storage import head, is_s3, local_path, read_bytes, write_bytes
 
@@ -75,7 +75,7 @@ class Corpus:
         types: dict[str, pa.DataType] = {}
         opened = 0
         for listing in first:
-            schema = self._columns(self._file(listing), wanted)
+            schema = dispatch.columns(self.kind(listing.path), self._file(listing), wanted)
             if schema is None:
                 continue
             types.update({f.name: f.type for f in schema if types.get(f.name, pa.null()) == pa.null()})
@@ -87,21 +87,7 @@ class Corpus:
 
     def scan(self, listing: Listing) -> Shard:
         """Exact row count and content identity of one file. Raises CorpusError for a damaged one, StorageError."""
-        file = self._file(listing)
-        kind = self._kind(listing.path)
-        reader = reader_of(kind, self.config)
-        match kind:
-            case "parquet":
-                return parquet.scan(file, reader)
-            case "arrow":
-                return arrow.scan(file, reader)
-            case "lance":
-                from pipelines.formats import lance
-
-                return lance.scan(file, reader)
-            case "text" if self.config.text_rows == "file":
-                return lines.file_scan(file, reader)
-        return lines.scan(file, delimited.framing(self.config) if kind == "csv" else lines.LINES, reader)
+        return dispatch.scan(self.kind(listing.path), self._file(listing), self.config)
 
     def read(self, units: Sequence[Unit], carried: pa.Schema) -> Iterator[pa.Table]:
         """One table of `row_schema(carried)` a unit, in order, in one pass. The units are of one shard and ascending.
@@ -113,8 +99,9 @@ class Corpus:
             return
         file = self._file(units[0])
         wanted = Wanted(self.config, carried)
+        pieces = dispatch.pieces(self.kind(file.path), file, units, wanted)
         try:
-            for table in by_unit(self._pieces(file, units, wanted), units, wanted):
+            for table in by_unit(pieces, units, wanted):
                 self._unchanged(file)  # after reading: then every byte read was of the version that was counted
                 yield table
         except CorpusError:
@@ -130,7 +117,8 @@ class Corpus:
             self._place = resolve(self.config.uri, self.storage)
         return self._place
 
-    def _kind(self, path: str) -> str:
+    def kind(self, path: str) -> str:
+        """The format in which a file of this corpus is read. Raises CorpusError."""
         if self.is_lance:
             return "lance"
         kind = format_of(path) if self.config.format == "auto" else self.config.format
@@ -141,38 +129,6 @@ class Corpus:
     def _file(self, of: Listing | Shard | Unit) -> ShardFile:
         uri = self.config.uri if self.is_lance else self._settled().uri(of.path)
         return ShardFile(of.path, uri, of.size, of.stamp, self.storage)
-
-    def _columns(self, file: ShardFile, wanted: Wanted) -> pa.Schema | None:
-        match self._kind(file.path):
-            case "parquet":
-                return parquet.columns(file, wanted)
-            case "arrow":
-                return arrow.columns(file, wanted)
-            case "lance":
-                from pipelines.formats import lance
-
-                return lance.columns(file, wanted)
-            case "csv":
-                return delimited.columns(file, wanted)
-            case "jsonl":
-                return jsonl.columns(file, wanted)
-        return lines.text_columns(file, wanted)
-
-    def _pieces(self, file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
-        match self._kind(file.path):
-            case "parquet":
-                return parquet.pieces(file, units, wanted)
-            case "arrow":
-                return arrow.pieces(file, units, wanted)
-            case "lance":
-                from pipelines.formats import lance
-
-                return lance.pieces(file, units, wanted)
-            case "csv":
-                return delimited.pieces(file, units, wanted)
-            case "jsonl":
-                return jsonl.pieces(file, units, wanted)
-        return lines.text_pieces(file, units, wanted)
 
 
 def scan_all(
@@ -189,7 +145,7 @@ def scan_all(
     shards: list[Shard] = []
     unknown: list[Listing] = []
     for listing in listings:
-        reader = reader_of(corpus._kind(listing.path), corpus.config)
+        reader = reader_of(corpus.kind(listing.path), corpus.config)
         shard = known.pop((listing.path, listing.size, listing.stamp, reader), None)
         if shard is None:
             unknown.append(listing)
@@ -209,7 +165,7 @@ def _batches(corpus: Corpus, listings: Sequence[Listing]) -> Iterator[tuple[List
     held: list[Listing] = []
     cost = 0
     for listing in listings:
-        streamed = corpus._kind(listing.path) in (*STREAMED, "arrow")
+        streamed = corpus.kind(listing.path) in (*STREAMED, "arrow")
         own = listing.size if streamed else FOOTER_BYTES
         if held and (len(held) == FILES_PER_SCAN or cost + own > BYTES_PER_SCAN):
             yield tuple(held)

@@ -11,7 +11,7 @@ from actors.reference import Reference
 from actors.spec import DeviceOutOfMemory, ModelSpec
 from actors.tokenizer import TextTokenizer
 
-SPEC = ModelSpec("bundled", device="cpu")
+SPEC = ModelSpec("bundled", device="cpu", threads=1)
 SCRIPTS = [
     "The cat sits on the mat.",
     "苹果手机真好用",

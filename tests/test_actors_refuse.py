@@ -173,6 +173,15 @@ def test_another_digest(bert: Path) -> None:
         Embedder(ModelSpec("fake", digest=right))
 
 
+def test_another_tokenizer(bert: Path) -> None:
+    right = identity(spec_of(bert))["tokenizer"]
+    TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))
+    with (bert / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(ModelError, match=f"tokenizer.json .* {right[:16]}.* was expected"):
+        TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))
+
+
 def test_a_missing_tensor_is_not_filled_with_random_numbers(bert: Path) -> None:
     tensors = load_file(bert / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]

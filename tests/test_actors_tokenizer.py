@@ -46,6 +46,7 @@ def test_reading_only_the_head_of_a_long_text_gives_the_same_ids(space: str) -> 
     tokenizer = TextTokenizer(ModelSpec("bundled", max_tokens=16))
     words = ["antidisestablishmentarianism", "a", "don't", "日本", "...", "[SEP]", "zzz" * 20]
     texts = [space.join(np.random.default_rng(seed).choice(words, 400)) for seed in range(20)]
+    texts.append(("zq" * 60 + " ") * 20)  # each word one [UNK], the half of one a lot of tokens
     texts += [" " * 5000 + "end", "x" * 5000 + " end", ("\u200b" * 50 + " ") * 100 + "end"]
     assert all(len(text) > HEAD_CHARS_PER_TOKEN * 16 for text in texts)
     whole = [tokenizer._words._tokenizer.encode(text).ids for text in texts]
@@ -54,12 +55,12 @@ def test_reading_only_the_head_of_a_long_text_gives_the_same_ids(space: str) -> 
     assert encoded.truncated.tolist() == [len(ids) > 16 for ids in whole]
 
 
-def test_a_very_long_text_is_not_read_to_its_end() -> None:
+def test_a_very_long_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = TextTokenizer(ModelSpec("bundled"))
-    text = "word " * 2_000_000
-    begin = time.perf_counter()
-    assert tokenizer.encode([text]).truncated.tolist() == [True]
-    assert time.perf_counter() - begin < 1
+    read, content = [], tokenizer._words.content
+    monkeypatch.setattr(tokenizer._words, "content", lambda texts: read.extend(map(len, texts)) or content(texts))
+    assert tokenizer.encode(["word " * 2_000_000]).truncated.tolist() == [True]
+    assert 0 < sum(read) < 10_000
 
 
 def test_spans_are_characters_of_the_text() -> None:
@@ -93,4 +94,4 @@ def test_the_fake_is_fast() -> None:
     texts = ["a short row of text here"] * 20_000
     begin = time.perf_counter()
     tokenizer.encode(texts)
-    assert time.perf_counter() - begin < 1  # 0.1 s on an idle core
+    assert time.perf_counter() - begin < 5  # 0.1 s on an idle core

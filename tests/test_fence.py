@@ -36,12 +36,12 @@ def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
     return pa.table(columns, schema=SCHEMA.remove_metadata())
 
 
-@pytest.fixture()
+@pytest.fixture
 def address(tmp_path):
     return TableAddress(f"{tmp_path}/t.lance", StorageConfig())
 
 
-@pytest.fixture()
+@pytest.fixture
 def table(address):
     return LanceTable.open_or_create(address, SCHEMA)
 

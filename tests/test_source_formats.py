@@ -58,7 +58,8 @@ def read(source: Corpus, rows_per_unit: int = 3) -> list[dict]:
 
 def as_csv(rows: list[dict], newline: str = "\r\n", delimiter: str = ",") -> bytes:
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator=newline, delimiter=delimiter)
+    quoting = csv.QUOTE_MINIMAL if newline == "\r\n" else csv.QUOTE_ALL  # else Python 3.11 leaves a lone \r unquoted
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator=newline, delimiter=delimiter, quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().encode()
@@ -90,7 +91,8 @@ def test_text_lines_and_files(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.txt{suffix}").write_bytes(pack(b"\xef\xbb\xbfone\r\n\n  \ntwo\nthree", suffix))
     (tmp_path / f"b.md{suffix}").write_bytes(pack(b"", suffix))
     rows = read(corpus(tmp_path, columns=("path",)), 2)
-    assert [(r["id"], r["text"]) for r in rows] == [(f"a.txt{suffix}#{i}", t) for i, t in enumerate(["one", "two", "three"])]
+    assert [r["text"] for r in rows] == ["one", "two", "three"]
+    assert [r["id"] for r in rows] == [f"a.txt{suffix}#{i}" for i in range(3)]
     assert {r["path"] for r in rows} == {f"a.txt{suffix}"}
     whole = read(corpus(tmp_path, text_rows="file", id="path"))
     assert [(r["id"], r["text"], r["_reason"]) for r in whole] == [
@@ -143,10 +145,10 @@ def test_lance(tmp_path: Path) -> None:
     assert listings[0].path.startswith("0-")
     rows = read(source, 2)
     assert [{k: r[k] for k in ("id", "text", "n")} for r in rows] == [r for r in ROWS if r["n"] != 1]
-    (unit, *_), carried = list(cut(source.scan(listings[0]), 2)), source.carried(listings)
+    (unit,), carried = list(cut(source.scan(listings[0]), 9)), source.carried(listings)
     lance.dataset(uri).delete("n = 2")
     again = list(source.read([unit], carried))
-    assert again[0]["id"].to_pylist() == ["d0", "d2"], "this process still holds the version that was counted"
+    assert again[0]["id"].to_pylist() == ["d0", "d2", "d3"], "this process still holds the version that was counted"
     lance_format._fragments.cache_clear()
     with pytest.raises(CorpusError, match="changed while the run was going on"):
         list(corpus(uri, id="id", columns=("n",)).read([unit], carried))
@@ -167,7 +169,8 @@ def test_templates(tmp_path: Path) -> None:
 
 def test_marks_are_used_and_resumed_gaps_are_read(tmp_path: Path) -> None:
     rows = [{"id": i, "text": "x" * 3000 + str(i)} for i in range(1500)]
-    for name, content in (("a.jsonl", as_jsonl(rows)), ("b.csv", as_csv(rows)), ("c.jsonl.gz", gzip.compress(as_jsonl(rows)))):
+    contents = {"a.jsonl": as_jsonl(rows), "b.csv": as_csv(rows), "c.jsonl.gz": gzip.compress(as_jsonl(rows))}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         source = corpus(tmp_path / name, id="id")
         shard = source.scan(source.list()[0])
@@ -183,7 +186,7 @@ def test_marks_are_used_and_resumed_gaps_are_read(tmp_path: Path) -> None:
 
 
 NASTY = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
-    ['"', '""', "\n", "\r\n", "a\rb", ",", "\ufeff", "\x00", "\u2028", "\x85", " ", "\t", "#", "'", "ü\u0301", "😀", "\\ud800"]
+    ['"', '""', "\n", "\r\n", "a\rb", ",", "\ufeff", "\x00", "\u2028", "\x85", " ", "'", "ü\u0301", "😀", "\\ud800"]
 )
 
 
@@ -211,3 +214,33 @@ def test_any_cut_gives_all_rows_in_order(
     assert [(r["x"], r["y"]) for r in got] == [(b, c) for _, b, c in records]
     for one, (text, _, _) in zip(got, records, strict=True):
         assert one["text"] == text if text.strip() else one["_reason"] == "empty_text"
+
+
+PARTS = st.sampled_from(
+    [b"a", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b"\xff", b"\xef\xbb\xbf", b" ", b'{"text": "x"}', b"\x00"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PARTS, max_size=60), st.sampled_from(["jsonl", "csv", "txt"]), st.integers(1, 9), st.integers(3, 40))
+def test_any_bytes_are_counted_as_they_are_read(parts: list[bytes], kind: str, rows_per_unit: int, block: int) -> None:
+    """Whatever a file holds: small units and small blocks give the rows that one unit and one block give."""
+    content = (b"text,text2\n" if kind == "csv" else b"") + b"".join(parts)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(f"{folder}/a.{kind}").write_bytes(content)
+        source = corpus(folder, id=None)
+        carried = pa.schema([])
+
+        def rows(per_unit: int) -> list[dict] | str:
+            try:
+                shard = source.scan(source.list()[0])
+                tables = list(source.read(list(cut(shard, per_unit)), carried))
+            except CorpusError as bad:
+                return str(bad)
+            found = [row for table in tables for row in table.drop(["_unit"]).to_pylist()]
+            assert len(found) == shard.rows
+            return found
+
+        whole = rows(1000)
+        patch.setattr("pipelines.formats.files.BLOCK_BYTES", block)
+        assert rows(rows_per_unit) == whole

@@ -1,5 +1,5 @@
-"""How each file format is counted and read: one module a family, dispatched by `pipelines.source`.
+"""How each file format is counted and read: one module a family, chosen by `dispatch`.
 
-A format module offers `columns(file, wanted) -> pa.Schema`, `scan(file, listing...) -> Shard` and
-`pieces(file, units, wanted) -> Iterator[(first row, decoded table)]`; `rows` turns pieces into tables of units.
+A format module offers `columns(file, wanted)` (the types of the carried columns), `scan(file, reader)` (a Shard) and
+`pieces(file, units, wanted)` (decoded tables); `rows` turns pieces into one table a unit. `listing` finds the files.
 """

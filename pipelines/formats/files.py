@@ -148,4 +148,3 @@ def breaks_of(lengths: Iterable[int]) -> tuple[int, tuple[int, ...]]:
         if length:
             edges.append(at)
     return at, tuple(edges[:-1])
-

@@ -81,6 +81,8 @@ def records(
         if offset == 0 and block.startswith(BOM):
             block = block[len(BOM) :]
             offset = len(BOM)
+        if not block:
+            continue  # nothing but the mark
         offset += len(block)
         pieces = cutter.cut(block)
         held.append(pieces.pop(0))

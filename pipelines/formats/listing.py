@@ -18,6 +18,7 @@ from pipelines.formats.files import extension, format_of
 from pipelines.plan import Listing
 from pipelines.storage import Found, explain, head, is_s3, list_s3, local_path
 
+HIDDEN = (".", "_")
 WILDCARDS = re.compile(r"[*?\[]")
 Components = tuple[re.Pattern[str] | None, ...]  # None stands for `**`
 
@@ -39,8 +40,7 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
     where = uri if is_s3(uri) else local_path(uri)
     if is_s3(uri) and where.count("/") < 3:
         return Place(where)
-    exists = head(where, storage) is not None if is_s3(uri) else os.path.isfile(where)
-    if exists and not uri.endswith("/"):
+    if not uri.endswith("/") and (head(where, storage) is not None if is_s3(uri) else os.path.isfile(where)):
         folder, _, name = where.rpartition("/")
         return Place(folder or "/", name=name)
     if WILDCARDS.search(where) and not (not is_s3(uri) and os.path.isdir(where)):
@@ -62,7 +62,9 @@ def find(place: Place, storage: StorageConfig) -> Iterator[Found]:
     elif is_s3(place.root):
         for found in list_s3(place.root, storage):
             parts = found[0].split("/")
-            if not any(part[:1] in "._" for part in parts) and (components is None or _matches(parts, components)):
+            if not any(part.startswith(HIDDEN) for part in parts) and (
+                components is None or _matches(parts, components)
+            ):
                 yield found
     else:
         yield from _walk(place.root, components)
@@ -79,7 +81,7 @@ def _walk(root: str, components: Components | None) -> Iterator[Found]:
                 continue  # a link back to a folder that this one lies in
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name[0] in "._":
+                    if entry.name.startswith(HIDDEN):
                         continue
                     path = below + entry.name
                     if entry.is_dir():

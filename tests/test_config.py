@@ -1,0 +1,125 @@
+import pytest
+
+from pipelines.config import JobConfig, load_job, parse_job
+from pipelines.errors import ConfigError
+
+GOOD = {"corpus": {"uri": "c"}, "table": {"uri": "t", "name": "n"}}
+
+
+def job(**sections):
+    data = {name: dict(values) for name, values in GOOD.items()}
+    for name, values in sections.items():
+        data.setdefault(name, {}).update(values)
+    return data
+
+
+def write(tmp_path, text):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = "corpus: {uri: c}\ntable: {uri: t, name: n}\n"
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"corpus": {"colums": ["a"]}}, ["corpus.colums", "unknown key", "did you mean 'columns'"]),
+        ({"chunking": {"overlap": 3}}, ["chunking.overlap", "unknown key", "overlap_tokens"]),
+        ({"run": {"zzz": 1}}, ["run.zzz", "unknown key", "known here", "replicas"]),
+        ({"run": {"replicas": 0}}, ["run.replicas", "at least 1, or auto", "got 0"]),
+        ({"run": {"replicas": "many"}}, ["run.replicas", "many"]),
+        ({"run": {"engine": "spark"}}, ["run.engine", "'ray'", "'inline'", "spark"]),
+        ({"run": {"commit_every_seconds": 0}}, ["run.commit_every_seconds", "greater than 0"]),
+        ({"model": {"dimensions": 0}}, ["model.dimensions", "greater than or equal to 1"]),
+        ({"model": {"dtype": "float16"}}, ["model.dtype", "bfloat16"]),
+        ({"table": {"name": "a/b"}}, ["table.name"]),
+        ({"table": {"vector_dtype": "int8"}}, ["table.vector_dtype", "float16"]),
+        ({"corpus": {"columns": ["vector"]}}, ["corpus.columns", "belong to the table"]),
+        ({"corpus": {"columns": ["_unit"]}}, ["corpus.columns", "belong to the table"]),
+        ({"corpus": {"columns": ["a", "a"]}}, ["corpus.columns", "twice"]),
+        ({"corpus": {"text": "{a.b}"}}, ["corpus.text", "plain column names"]),
+        ({"corpus": {"text": "{a"}}, ["corpus.text", "not a valid template"]),
+        ({"corpus": {"text": "{a!r}"}}, ["corpus.text", "plain column names"]),
+        ({"corpus": {"text": "{{}}"}}, ["corpus.text", "names no column"]),
+        ({"corpus": {"csv_delimiter": ""}}, ["corpus.csv_delimiter"]),
+        ({"chunking": {"max_tokens": 100, "overlap_tokens": 60}}, ["chunking", "at most half"]),
+        ({"table": {"text_column": "title"}, "corpus": {"columns": ["title"]}}, ["text_column", "clashes"]),
+        ({"storage": {"secret_key": "x"}}, ["storage.secret_key", "unknown key"]),
+    ],
+)
+def test_each_mistake_is_named_with_its_cure(sections, words):
+    with pytest.raises(ConfigError) as bad:
+        parse_job(job(**sections), "job.yaml")
+    for word in ["job.yaml", *words]:
+        assert word in str(bad.value)
+    assert bad.value.exit_code == 2
+
+
+def test_all_mistakes_at_once():
+    with pytest.raises(ConfigError, match=r"3 wrong field") as bad:
+        parse_job({"corpus": {}, "table": {"uri": "t"}, "modle": {}})
+    assert "corpus.uri: is required" in str(bad.value)
+    assert "did you mean 'model'" in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("corpus: [", "not valid YAML"),
+        ("- a\n- b\n", "it holds list"),
+        ("", "it holds NoneType"),
+    ],
+)
+def test_broken_files(tmp_path, text, words):
+    with pytest.raises(ConfigError, match=words):
+        load_job(write(tmp_path, text))
+
+
+def test_missing_and_undecodable_files(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_job(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"corpus: \xe9\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_job(tmp_path / "latin.yaml")
+
+
+def test_overrides(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    loaded = load_job(path, ["run.replicas=4", "chunking.max_tokens=128", "model.revision=null", "corpus.text='{a}'"])
+    assert (loaded.run.replicas, loaded.chunking.max_tokens, loaded.corpus.text) == (4, 128, "{a}")
+    for wrong in ("run.replicas", "=3", "run..x=1", "corpus.uri.x=1"):
+        with pytest.raises(ConfigError, match="--set"):
+            load_job(path, [wrong])
+    with pytest.raises(ConfigError, match="did you mean 'replicas'"):
+        load_job(path, ["run.replica=4"])
+
+
+def test_yaml_cannot_execute(tmp_path):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_job(write(tmp_path, "corpus: !!python/object/apply:os.system ['true']\n"))
+
+
+def test_defaults_and_frozen():
+    config = parse_job(GOOD)
+    assert (config.chunking, config.run.engine, config.model.weights) == (None, "ray", "bundled")
+    with pytest.raises(Exception, match="frozen"):
+        config.run.replicas = 3
+
+
+def test_endpoint_comes_from_the_environment(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert parse_job(GOOD).storage.endpoint_url == "http://127.0.0.1:1"
+    assert parse_job(job(storage={"endpoint_url": None})).storage.endpoint_url is None
+
+
+def test_text_columns():
+    assert parse_job(job(corpus={"text": "{b} {a} {b}"})).corpus.text_columns == ("b", "a")
+    assert parse_job(GOOD).corpus.text_columns == ("text",)
+
+
+def test_every_field_is_described():
+    for section in JobConfig.model_json_schema()["$defs"].values():
+        for name, field in section["properties"].items():
+            assert field.get("description"), name

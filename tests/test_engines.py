@@ -1,0 +1,160 @@
+"""Ray gives the same table as the inline loop, whatever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
+
+from pipelines import embed as embed_module
+from pipelines.embed import EmbedRun
+from pipelines.errors import CorpusError
+from pipelines.prepare import prepare
+from pipelines.ray_executor import RayExecutor
+from pipelines.stages import embedder
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def executor():
+    executor = RayExecutor(None)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield executor
+    executor.close()
+
+
+def ray_job(tmp_path, **sections):
+    return job(tmp_path, run={"engine": "ray", "rows_per_unit": 16, **sections.pop("run", {})}, **sections)
+
+
+def inline_rows(tmp_path, **sections):
+    config = job(tmp_path, table={"name": "inline"}, **sections)
+    run(config)
+    return rows(config)
+
+
+def test_both_engines_give_the_same_table(tmp_path, executor):
+    write_parquet(tmp_path / "corpus", shards=4)
+    config = ray_job(tmp_path, run={"replicas": 2})
+    assert run(config, executor).adds_up
+    assert rows(config) == inline_rows(tmp_path)
+    assert run(config, executor).adds_up
+    assert len(ids(config)) == 160
+
+
+def test_both_engines_with_the_real_model_and_chunks(tmp_path, executor):
+    records = [{"doc_id": str(n), "text": text_of(n) * (1 + 8 * (n % 3)), "n": n} for n in range(30)]
+    write_jsonl(tmp_path / "corpus" / "a.jsonl.gz", [])
+    (tmp_path / "corpus" / "a.jsonl.gz").unlink()
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [*records, b"broken\n"])
+    settings = {"model": {"weights": "bundled"}, "chunking": {"max_tokens": 64, "overlap_tokens": 8}}
+    config = ray_job(tmp_path, **settings)
+    assert run(config, executor).adds_up
+    mine, reference = rows(config), inline_rows(tmp_path, **settings)
+    assert len(mine) == len(reference) > 31
+    for a, b in zip(mine, reference, strict=True):
+        va, vb = a.pop("vector"), b.pop("vector")
+        assert a == b
+        assert (va is None) == (vb is None)
+        assert va is None or max(abs(x - y) for x, y in zip(va, vb, strict=True)) < 2e-5
+
+
+def test_counting_errors_come_back_as_they_are(tmp_path, executor):
+    write_parquet(tmp_path / "corpus")
+    (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(CorpusError, match=r"broken\.parquet"):
+        prepare(ray_job(tmp_path), executor)
+
+
+# ---------------------------------------------------------------------- processes that die
+
+
+def dying_embedder(spec, marker=None, poison=None):
+    """The real replica, which dies once (while `marker` is not there) or at each table with the id `poison`."""
+    work = embedder(spec)
+
+    def embed(parcels):
+        if marker and not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if poison and any(poison in p.rows["id"].to_pylist() for p in parcels):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return work(parcels)
+
+    return embed
+
+
+def test_killed_replica_is_replaced(tmp_path, executor, monkeypatch):
+    write_parquet(tmp_path / "corpus")
+    marker = str(tmp_path / "died")
+    monkeypatch.setattr(embed_module, "embedder", lambda spec: dying_embedder(spec, marker=marker))
+    config = ray_job(tmp_path)
+    assert run(config, executor).adds_up
+    assert os.path.exists(marker)
+    assert rows(config) == inline_rows_unpatched(tmp_path, monkeypatch)
+
+
+def inline_rows_unpatched(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    return inline_rows(tmp_path)
+
+
+def test_row_that_kills_its_replica_is_recorded(tmp_path, executor, monkeypatch):
+    """Tried three times, then halved until the row is found; all others are embedded in the same run."""
+    write_parquet(tmp_path / "corpus", shards=2, rows=16)
+    monkeypatch.setattr(embed_module, "embedder", lambda spec: dying_embedder(spec, poison="d5"))
+    config = ray_job(tmp_path, run={"rows_per_unit": 4})
+    said = Said()
+    certificate = EmbedRun(prepare(config, executor), executor, said).run()
+    assert certificate.adds_up
+    assert (certificate.embedded_rows, certificate.reasons) == (31, {"crashes_worker": 1})
+    (bad,) = [r for r in rows(config) if r["_reason"]]
+    assert bad["_detail"].startswith("part-0.parquet row 5:")
+
+
+# ---------------------------------------------------------------------- the driver
+
+
+def start(config, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "pipelines", "embed", str(path), "--json"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(config, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if (Path(config.table.location) / "_versions").exists() and len(rows(config)):
+            return
+        time.sleep(0.2)
+    raise AssertionError("no row in the table")
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_driver_goes_on(tmp_path, executor, how, code):
+    """A driver with a Ray of its own is stopped in the middle; the same job then ends with every row once."""
+    write_parquet(tmp_path / "corpus", shards=6, rows=64)
+    slow = ray_job(tmp_path, model={"weights": "fake:250"}, run={"commit_every_seconds": 0.5})
+    process = start(slow, tmp_path)
+    wait_for_rows(slow, process)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    if code > 0:
+        assert "the same command goes on from there" in errors
+    done = len(rows(slow))
+    assert 0 < done < 384
+    said = Said()
+    assert run(slow.model_copy(update={"model": slow.model}), executor, said).adds_up
+    assert "units are in the table" in said.text
+    assert len(ids(slow)) == len(set(ids(slow))) == 384
