@@ -31,8 +31,8 @@ SECTIONS = {
 in the table's schema, so it is fixed too. `format`, `text_rows` and `csv_delimiter` decide what a row is: another value
 makes every file a new shard. Settle `id` before the first run. `uri` may change freely as long as the paths below it
 stay what they are.""",
-    "chunking": """Cuts each row's text into passages, one vector each; without it a row has one vector. In the fingerprint: settle it before the first
-run.""",
+    "chunking": """Cuts each row's text into passages, one vector each; without it a row has one vector. In the
+fingerprint: settle it before the first run.""",
     "model": """Which model makes the vectors, and how. In the fingerprint: the content of the weights and of the
 tokenizer (not their name), dimensions, max_tokens, dtype (as resolved: `auto` is not the same on a CPU and a GPU) and
 prompt.""",
@@ -40,8 +40,8 @@ prompt.""",
 `uri` or `name` is another table.""",
     "storage": """How `s3://` is reached: one store for the corpus, the table and `s3://` weights. Credentials are never
 fields; they come from the standard AWS chain (environment, profile, instance or pod role). Free to change.""",
-    "run": """How the work is done. Nothing here changes a vector; every field is free to change between runs. One thing to
-know: `engine: inline` works on the CPU even where there is a GPU, so `model.dtype: auto` is float32 there.""",
+    "run": """How the work is done. Nothing here changes a vector; every field is free to change between runs. One
+thing to know: `engine: inline` works on the CPU even where there is a GPU, so `model.dtype: auto` is float32 there.""",
 }
 
 

@@ -13,15 +13,33 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from actors.spec import ModelError
 from pipelines import __version__, report
 from pipelines.config import JobConfig, StorageConfig, load_job
 from pipelines.display import Display
-from pipelines.errors import ConfigError, VectormillError
+from pipelines.errors import ConfigError, Stopped, VectormillError
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"vectormill: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+class _Group(TyperGroup):
+    """Turns what a user may see into one message and an exit code; Typer would print a traceback, or nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (VectormillError, ModelError, Stopped) as bad:
+            _fail(str(bad), getattr(bad, "exit_code", 1))
+
 
 app = typer.Typer(
     name="vectormill",
+    cls=_Group,
     help="Embed a text corpus of any size into a LanceDB table, each row exactly once.",
     no_args_is_help=True,
     add_completion=False,
@@ -170,26 +188,12 @@ def _exit_unless(well: bool) -> None:
         raise typer.Exit(1)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"vectormill: {message}", markup=False, soft_wrap=True)
-    sys.exit(code)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: stop as on Ctrl-C."""
-
-
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(signum)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    try:
-        app()
-    except (VectormillError, ModelError) as bad:
-        _fail(str(bad), getattr(bad, "exit_code", 1))
-    except KeyboardInterrupt as stop:
-        code = 143 if isinstance(stop, _Terminated) else 130
-        _fail("stopped. What is committed stays; the same command goes on from there.", code)
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    app()

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import IO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,9 +20,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from actors.spec import ModelError
+from pipelines.errors import ConfigError, CorpusError, TableError
 from pipelines.metrics import RunMetrics
 
 SECONDS_BETWEEN_LINES = 30.0
+PLAIN_MISTAKES = (ConfigError, CorpusError, TableError, ModelError)  # what the engine wrote explains none of these
 
 
 class Display:
@@ -39,7 +44,13 @@ class Display:
     def running(self, metrics: RunMetrics) -> Iterator[None]:
         """Show `metrics` until the block ends."""
         if self._console.is_terminal:
-            with Live(get_renderable=lambda: _panel(metrics), console=self._console, refresh_per_second=4):
+            with Live(
+                get_renderable=lambda: _panel(metrics),
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=False,  # rich would print what the engine writes above the panel
+                redirect_stderr=False,
+            ):
                 yield
             return
         stop = threading.Event()
@@ -59,33 +70,44 @@ class Display:
 
     @contextlib.contextmanager
     def engine_output(self) -> Iterator[None]:
-        """Keep what Ray and Lance write to stdout and stderr, natively or not, off the terminal and out of `--json`:
-        in a log file that is deleted when all went well and named when not. Our own lines still reach the terminal."""
+        """Keep what Ray and Lance write to stdout and stderr, natively or not, off the terminal and out of `--json`.
+
+        It goes to a file without a name, which gets one when the block ends in an error that the engine may explain;
+        quiet or not, that name is said. Our own lines still reach the terminal."""
         terminal, old_file = [os.dup(1), os.dup(2)], self._console.file
-        log = tempfile.NamedTemporaryFile("wb", prefix="vectormill-engine-", suffix=".log", delete=False)  # noqa: SIM115
-        keep = False
         _flush()
         self._console.file = os.fdopen(os.dup(2), "w", buffering=1)
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            _flush()
-            keep = os.path.getsize(log.name) > 0
-            raise
-        finally:
-            if keep:
-                self.say(f"what the engine wrote is in {log.name}")
-            else:
-                os.unlink(log.name)
-            _flush()
-            self._console.file.close()
-            self._console.file = old_file
-            for number, descriptor in enumerate(terminal, 1):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            log.close()
+        with tempfile.TemporaryFile("w+b") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            try:
+                yield
+            except PLAIN_MISTAKES:
+                raise
+            except Exception:
+                _flush()
+                if name := _kept(log):
+                    Console(file=self._console.file, highlight=False).print(
+                        f"what the engine wrote is in {name}", soft_wrap=True
+                    )
+                raise
+            finally:
+                _flush()
+                self._console.file.close()
+                self._console.file = old_file
+                for number, descriptor in enumerate(terminal, 1):
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+
+
+def _kept(log: IO[bytes]) -> str | None:
+    """The name of a file with what was written to `log`; None if that is nothing."""
+    log.seek(0)
+    if not os.fstat(log.fileno()).st_size:
+        return None
+    with tempfile.NamedTemporaryFile("wb", prefix="vectormill-engine-", suffix=".log", delete=False) as kept:
+        shutil.copyfileobj(log, kept)
+    return kept.name
 
 
 def _flush() -> None:
@@ -108,7 +130,7 @@ def line(metrics: RunMetrics) -> str:
         parts.append(f"{metrics.bad_records:,} bad")
     if metrics.failures:
         parts.append(f"{metrics.failures:,} units failed")
-    if metrics.seconds_left is not None:
+    if metrics.seconds_left and done < metrics.rows_total:
         parts.append(f"{duration(metrics.seconds_left)} left")
     return ", ".join(parts)
 

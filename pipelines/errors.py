@@ -21,6 +21,15 @@ class VectormillError(Exception):
     exit_code = 1
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; `exit_code` is 130 or 143. Raised by the command line's signal handlers, because the engine
+    and the CLI library each have ideas of their own about a plain KeyboardInterrupt."""
+
+    def __init__(self, signal_number: int):
+        self.exit_code = 128 + signal_number
+        super().__init__("stopped. What is committed stays; the same command goes on from there.")
+
+
 class ConfigError(VectormillError):
     exit_code = 2
 

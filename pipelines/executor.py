@@ -80,6 +80,9 @@ class Executor(Protocol):
     def cores(self) -> int:
         """CPU cores that replicas may share."""
 
+    def require(self, replicas: int) -> None:
+        """Raise ConfigError if there is no room for so many replicas."""
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""
 
@@ -99,6 +102,9 @@ class InlineExecutor:
     def __init__(self, gpus: int = 0):
         self.gpus = gpus
         self.cores = os.cpu_count() or 1
+
+    def require(self, replicas: int) -> None:
+        pass
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return (function(item) for item in items)

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -33,7 +33,7 @@ from pipelines.checkpoint import Totals, UnitInTable
 from pipelines.config import StorageConfig
 from pipelines.errors import Superseded, TableError
 from pipelines.schema import TableMetadata
-from pipelines.storage import explain, filesystem_for, lance_options
+from pipelines.storage import explain, filesystem_for, is_s3, lance_options, local_path
 
 FENCE_ID = 2**31 - 1
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
@@ -44,19 +44,25 @@ CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
 
 @dataclass(frozen=True)
 class TableAddress:
-    """Where a table is and how to reach it: small and picklable, travels to the workers."""
+    """Where a table is and how to reach it: small and picklable, travels to the workers.
+
+    location: as the user wrote it. uri: the same, absolute, because workers run in other folders."""
 
     location: str
     storage: StorageConfig
+    uri: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", self.location if is_s3(self.location) else local_path(self.location))
 
     @property
     def options(self) -> dict[str, str] | None:
         """Lance's storage options; credentials are found by the standard chain."""
-        return lance_options(self.storage) if self.location.startswith("s3://") else None
+        return lance_options(self.storage) if is_s3(self.location) else None
 
     def open(self) -> lance.LanceDataset:
         session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
-        return lance.dataset(self.location, storage_options=self.options, session=session)
+        return lance.dataset(self.uri, storage_options=self.options, session=session)
 
 
 class LanceTable:
@@ -98,7 +104,7 @@ class LanceTable:
             return table
         try:
             lance.LanceDataset.commit(
-                address.location,
+                address.uri,
                 lance.LanceOperation.Overwrite(schema, []),
                 read_version=0,
                 max_retries=0,

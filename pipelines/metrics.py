@@ -35,8 +35,9 @@ class RunMetrics:
 
     def begin(self) -> None:
         """The replicas start to work now: rates count from here."""
-        self.began = time.monotonic()
-        self._recent.append((self.began, self.counts["tokens"]))
+        if not self.began:
+            self.began = time.monotonic()
+            self._recent.append((self.began, 0))
 
     def received(self, receipt: Parcel) -> None:
         self.rows_written += sum(unit.rows for unit in receipt.bundle)

@@ -54,7 +54,8 @@ def open_executor(job: JobConfig) -> Iterator[Executor]:
     else:
         from pipelines.ray_executor import RayExecutor
 
-        executor = RayExecutor(job.run.address)
+        wanted = job.run.replicas
+        executor = RayExecutor(job.run.address, 1 if wanted == "auto" else int(wanted))
     try:
         yield executor
     finally:
@@ -81,7 +82,9 @@ def model_spec(job: JobConfig, on_gpu: bool) -> ModelSpec:
 
 def replicas(job: JobConfig, executor: Executor) -> int:
     """How many copies of the model: as the job says, or one per GPU, or one."""
-    return max(1, executor.gpus) if job.run.replicas == "auto" else int(job.run.replicas)
+    wanted = max(1, executor.gpus) if job.run.replicas == "auto" else int(job.run.replicas)
+    executor.require(wanted)
+    return wanted
 
 
 def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:

@@ -26,8 +26,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
-from pipelines.errors import VectormillError
+from pipelines.errors import ConfigError, VectormillError
 from pipelines.executor import Parcel, Reader, Stage, StageFunction, call
 from pipelines.plan import Span, Unit
 
@@ -35,19 +36,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
-MIN_CPUS = 4  # logical CPUs of a local Ray: fewer and a stage can wait for ever for a slot
+CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
 WIRE = pa.schema([pa.field("head", pa.string()), pa.field("rows", pa.large_binary())])
 
 
 class RayExecutor:
-    """Runs stages on a Ray cluster: the one at `address`, or one started here and stopped by `close`."""
+    """Runs stages on a Ray cluster: the one at `address`, or one started here and stopped by `close`.
 
-    def __init__(self, address: str | None):
+    replicas: how many a local Ray must have room for."""
+
+    def __init__(self, address: str | None, replicas: int = 1):
         self._own = address is None
         log_level = logging.ERROR
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": log_level, "include_dashboard": False}
         if self._own:
-            options |= {"address": "local", "num_cpus": max(MIN_CPUS, os.cpu_count() or 1)}
+            options |= {"address": "local", "num_cpus": max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)}
         else:
             packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "actors")]
             options |= {"address": address, "runtime_env": {"py_modules": packages}}
@@ -83,10 +86,20 @@ class RayExecutor:
             "gpus": resources.get("GPU", 0),
         }
 
+    def require(self, replicas: int) -> None:
+        """Raise ConfigError if the cluster can never hold so many replicas: their stage would wait for ever."""
+        have, what = (
+            (self.gpus, "GPUs") if self.gpus else (int(ray.cluster_resources().get("CPU", 0)) - 1, "spare CPUs")
+        )
+        if replicas > have:
+            raise ConfigError(
+                f"run.replicas is {replicas} but the cluster has {have} {what}; lower it, or add nodes first"
+            )
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         shared = ray.put(function)
         task = functools.partial(ray.remote(max_retries=TASK_RETRIES)(_call_one).remote, shared)
-        at_once = 2 * int(ray.cluster_resources().get("CPU", MIN_CPUS))
+        at_once = 2 * int(ray.cluster_resources().get("CPU", 1))
         waiting = iter(items)
         running = [task(item) for _, item in zip(range(at_once), waiting, strict=False)]
         while running:
@@ -113,8 +126,14 @@ class RayExecutor:
         )
         for stage in stages:
             stream = _apply(stream, stage)
-        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from _decode(batch)
+        try:
+            for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield from _decode(batch)
+        except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
+            raise VectormillError(
+                f"the engine failed: {type(bad).__name__}: {str(bad).strip().splitlines()[0]}. What is committed "
+                "stays; the same command goes on from there."
+            ) from bad
 
     def close(self) -> None:
         ray.shutdown()

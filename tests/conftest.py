@@ -31,3 +31,13 @@ def s3_endpoint() -> Iterator[str]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def executor(s3_endpoint):
+    """One local Ray for all tests that run stages on it; its workers have the credentials of `s3_endpoint`."""
+    from pipelines.ray_executor import RayExecutor
+
+    executor = RayExecutor(None)
+    yield executor
+    executor.close()

@@ -40,11 +40,15 @@ def shell_lines(page):
     return [line for line in (re.sub(r"(^|\s)#.*", "", raw).strip() for raw in lines) if line]
 
 
+def commands(line):
+    """The words of each simple command of a shell line, redirections left out."""
+    return [shlex.split(part) for part in re.split(r"&&|\|\||[;|]|(?<!\S)\d?>>?(?!\S)", line)]
+
+
 def called(line):
     """The arguments of each vectormill call in a shell line."""
-    for part in re.split(r"&&|\|\||[;|]|(?<!\S)\d?>>?(?!\S)", line):
-        words = shlex.split(part)
-        at = next((n for n, word in enumerate(words) if word.rpartition("/")[2] == "vectormill"), None)
+    for words in commands(line):
+        at = next((n for n, word in enumerate(words) if re.fullmatch(r"(.*/bin/)?vectormill", word)), None)
         if at is not None:
             yield words[at + 1 :]
 
@@ -56,7 +60,7 @@ def parse(arguments):
         return
     assert set(arguments[:1]) & set(GROUP.commands), f"there is no command {arguments}"
     GROUP.commands[arguments[0]].make_context(arguments[0], arguments[1:])
-    job = next((word for word in arguments if word.startswith("configs/")), None)
+    job = next((word for word in arguments if word.endswith(".yaml") and not word.startswith("/")), None)
     if job:
         overrides = [after for word, after in pairwise(arguments) if word == "--set"]
         load_job(ROOT / job, overrides)
@@ -129,8 +133,7 @@ def test_a_job_for_each_size_and_place():
 @pytest.mark.parametrize("path", MANIFESTS, ids=named)
 def test_manifests_parse_and_their_commands_exist(path):
     assert all(isinstance(document, dict) for document in yaml.safe_load_all(text(path)))
-    commands = re.compile(r"vectormill (?:embed|verify|optimize)[^'\"#\n]*")
-    calls = commands.findall(text(path))
+    calls = re.findall(r"vectormill (?:embed|verify|optimize)[^'\"#\n]*", text(path))
     assert calls
     for call in calls:
         parse(shlex.split(call)[1:])
@@ -192,8 +195,9 @@ def test_relative_links_lead_somewhere(path):
 def test_shell_commands_exist(path):
     makefile = text(ROOT / "Makefile")
     for line in shell_lines(text(path)):
-        if line.startswith("make"):
-            for target in [word for word in line.split()[1:] if "=" not in word]:
+        for words in commands(line):
+            targets = [word for word in words[1:] if "=" not in word] if words[:1] == ["make"] else []
+            for target in targets:
                 assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"make {target}"
         for arguments in called(line):
             parse(arguments)

@@ -1,0 +1,246 @@
+"""What the pipeline costs: its tokens/s over the bare model layer's tokens/s on the same rows.
+
+    python benchmarks/pipeline.py [--rows 3000] [--rounds 2] [--engine ray|inline] [--weights bundled]
+
+The corpus is the docstrings of the Python standard library in sharded Parquet (the demo's), said again with a number
+in front where more rows are wanted. Each round measures both, one after the other, never together:
+
+bare      a fresh process reads all rows, loads the model (neither is timed), then tokenises and embeds one work unit
+          after the other: TextTokenizer.encode, Embedder.embed. Same units, token budget and threads as the pipeline's
+          replica.
+pipeline  a run of the job from an empty table: read, tokenise, embed, write, commit. Once started: the clock runs
+          from the moment the replica begins its first unit to the moment the driver has the last receipt, and all
+          tokens count. So starting Ray and loading the model are left out; waiting for readers, writing and the end
+          of the run are not.
+
+ratio = pipeline tokens/s / bare tokens/s, and the same against the bare time of the embedding alone
+(ratio_to_embedding: as if tokenising cost nothing). As a check, `receipts` gives the rate between the first and the
+last receipt: tokens of all receipts but the first / seconds between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import machine
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.config import JobConfig, parse_job
+from pipelines.demo import docstrings
+from pipelines.display import Display
+from pipelines.embed import EmbedRun
+from pipelines.executor import Executor, InlineExecutor, Parcel, Reader, Stage
+from pipelines.plan import Span, bundles
+from pipelines.prepare import open_executor, prepare
+
+SHARDS = 8
+WARM_UP_TEXTS = 16
+
+
+def write_corpus(folder: Path, rows: int) -> None:
+    """`rows` docstrings as sharded Parquet: name, text. Lengths as they come: the first rows of a shuffle by stride."""
+    found = list(dict(docstrings(Path(sysconfig.get_path("stdlib")))).items())
+    step = max(1, len(found) // rows)
+    said = islice(_again(found[::step]), rows)
+    texts = list(said)
+    folder.mkdir()
+    for number in range(SHARDS):
+        part = texts[number::SHARDS]
+        if part:
+            table = pa.table({"name": [n for n, _ in part], "text": [t for _, t in part]})
+            pq.write_table(table, folder / f"part-{number}.parquet")
+
+
+def _again(found: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    yield from found
+    turn = 1
+    while True:
+        yield from ((f"{name}#{turn}", f"{turn}: {text}") for name, text in found)
+        turn += 1
+
+
+def job_for(folder: Path, table: str, engine: str, weights: str) -> dict[str, Any]:
+    return {
+        "corpus": {"uri": str(folder / "corpus"), "id": "name"},
+        "model": {"weights": weights},
+        "table": {"uri": str(folder / "db"), "name": table},
+        "run": {"engine": engine},
+    }
+
+
+# ---------------------------------------------------------------------- the bare model layer
+
+
+def bare(job: dict[str, Any]) -> dict[str, float]:
+    """Tokenise and embed the job's rows, unit by unit, in this process."""
+    from actors.embedder import Embedder
+    from actors.tokenizer import TextTokenizer
+
+    prepared = prepare(parse_job(job), InlineExecutor())
+    texts = [_texts(prepared, bundle) for bundle in _bundles(prepared)]
+    tokenizer, embedder = TextTokenizer(prepared.spec), Embedder(prepared.spec)
+    embedder.embed_documents(texts[0][:WARM_UP_TEXTS])
+    tokens, tokenising, embedding = 0, 0.0, 0.0
+    for unit in texts:
+        started = time.perf_counter()
+        encoded = tokenizer.encode(unit)
+        encoded_at = time.perf_counter()
+        embedder.embed(encoded.ids, encoded.offsets)
+        tokenising += encoded_at - started
+        embedding += time.perf_counter() - encoded_at
+        tokens += len(encoded.ids)
+    return {
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / (tokenising + embedding), 1),
+        "tokens_per_second_embedding": round(tokens / embedding, 1),
+        "tokenise_seconds": round(tokenising, 3),
+        "embed_seconds": round(embedding, 3),
+        "threads": prepared.spec.threads or 0,
+    }
+
+
+def _bundles(prepared: Any) -> Iterable[Any]:
+    from pipelines.checkpoint import pending
+
+    size = prepared.metadata.rows_per_unit
+    return bundles(pending(prepared.shards, {}, size), size)
+
+
+def _texts(prepared: Any, bundle: Any) -> list[str]:
+    tables = [rows for unit in bundle for rows in prepared.corpus.read([unit], prepared.carried)]
+    return [text for rows in tables for text in rows["text"].to_pylist()]
+
+
+# ---------------------------------------------------------------------- the pipeline
+
+
+class Watched:
+    """An executor that notes when the replicas work and when receipts arrive. All clocks are the machine's monotonic
+    one, which processes share."""
+
+    def __init__(self, executor: Executor, log: Path):
+        self._executor = executor
+        self._log = log
+        self.receipts: list[tuple[float, int]] = []  # when, tokens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+        noted = [_noting(stage, str(self._log)) if stage.name == "embed" else stage for stage in stages]
+        for parcel in self._executor.run(read, noted, spans):
+            self.receipts.append((time.monotonic(), parcel.counts.get("tokens", 0)))
+            yield parcel
+
+    def work(self) -> list[tuple[float, float]]:
+        """When the replicas worked: (begin, end) of each call, in order."""
+        return sorted((begin, end) for begin, end in map(json.loads, self._log.read_text().splitlines()))
+
+
+def _noting(stage: Stage, log: str) -> Stage:
+    def make() -> Any:
+        function = stage.make()
+
+        def noted(parcels: list[Parcel]) -> list[Parcel]:
+            began = time.monotonic()
+            done = list(function(parcels))
+            with open(log, "a") as lines:
+                lines.write(json.dumps([began, time.monotonic()]) + "\n")
+            return done
+
+        return noted
+
+    return replace(stage, make=make)
+
+
+def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
+    """Run the job; what it did once started."""
+    started = time.monotonic()
+    with Display(quiet=True).engine_output(), open_executor(job) as executor:
+        watched = Watched(executor, log)
+        run = EmbedRun(prepare(job, watched), watched, Display(quiet=True))
+        certificate = run.run()
+        replicas = run.replicas
+    assert certificate.adds_up, certificate
+    work, receipts = watched.work(), watched.receipts
+    began, last_receipt = work[0][0], receipts[-1][0]
+    busy = sum(end - begin for begin, end in work)
+    between = last_receipt - receipts[0][0]
+    return {
+        "tokens": certificate.tokens,
+        "tokens_per_second": round(certificate.tokens / (last_receipt - began), 1),
+        "tokens_per_second_receipts": round((certificate.tokens - receipts[0][1]) / between, 1) if between else None,
+        "receipts": len(receipts),
+        "units": certificate.units,
+        "seconds_before_first_unit": round(began - started, 2),
+        "seconds_once_started": round(last_receipt - began, 2),
+        "idle_share": round(1 - busy / replicas / (work[-1][1] - began), 4),
+        "seconds_after_last_unit": round(last_receipt - work[-1][1], 2),
+        "stage_seconds": {name: round(spent, 3) for name, spent in sorted(run.metrics.seconds.items())},
+    }
+
+
+# ---------------------------------------------------------------------- rounds
+
+
+def one_round(folder: Path, number: int, engine: str, weights: str) -> dict[str, Any]:
+    job = job_for(folder, f"round{number}", engine, weights)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        alone = fresh.submit(bare, job).result()
+    whole = pipeline(parse_job(job), folder / f"work-{number}.jsonl")
+    assert whole["tokens"] == alone["tokens"], "both embed the same tokens"
+    return {
+        "ratio": round(whole["tokens_per_second"] / alone["tokens_per_second"], 4),
+        "ratio_to_embedding": round(whole["tokens_per_second"] / alone["tokens_per_second_embedding"], 4),
+        "bare": alone,
+        "pipeline": whole,
+    }
+
+
+def show(rounds: list[dict[str, Any]]) -> None:
+    """A table for people; the JSON line is for machines."""
+    print(f"{'round':>5} {'bare tok/s':>11} {'pipeline tok/s':>15} {'ratio':>7} {'idle':>6}  stage seconds")
+    for number, found in enumerate(rounds, 1):
+        whole = found["pipeline"]
+        stages = ", ".join(f"{name} {spent:.1f}" for name, spent in whole["stage_seconds"].items())
+        rates = f"{found['bare']['tokens_per_second']:11,.0f} {whole['tokens_per_second']:15,.0f}"
+        print(f"{number:5} {rates} {found['ratio']:7.3f} {whole['idle_share']:6.1%}  {stages}")
+
+
+def main() -> None:
+    parser = machine.parser(__doc__)
+    parser.add_argument("--rows", type=int, default=3_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engine", choices=("ray", "inline"), default="ray")
+    parser.add_argument("--weights", default="bundled", help="as in the job file: bundled, fake, a folder, a hub id")
+    options = parser.parse_args()
+    facts = machine.facts()
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base)
+        write_corpus(folder / "corpus", options.rows)
+        rounds = [one_round(folder, n, options.engine, options.weights) for n in range(options.rounds)]
+    show(rounds)
+    summary = {
+        "benchmark": "pipeline",
+        **vars(options),
+        "ratio": round(statistics.median(r["ratio"] for r in rounds), 4),
+        "ratio_to_embedding": round(statistics.median(r["ratio_to_embedding"] for r in rounds), 4),
+        "each_round": rounds,
+    }
+    print(json.dumps({**summary, **facts}))
+
+
+if __name__ == "__main__":
+    main()
