@@ -41,7 +41,7 @@ from pipelines.config import JobConfig, parse_job
 from pipelines.demo import docstrings
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
-from pipelines.executor import Executor, InlineExecutor, Parcel, Reader, Stage
+from pipelines.executor import Executor, Parcel, Reader, Stage
 from pipelines.plan import Span, bundles
 from pipelines.prepare import open_executor, prepare
 
@@ -50,11 +50,9 @@ WARM_UP_TEXTS = 16
 
 
 def write_corpus(folder: Path, rows: int) -> None:
-    """`rows` docstrings as sharded Parquet: name, text. Lengths as they come: the first rows of a shuffle by stride."""
+    """`rows` docstrings, taken evenly over the library, as sharded Parquet: name, text."""
     found = list(dict(docstrings(Path(sysconfig.get_path("stdlib")))).items())
-    step = max(1, len(found) // rows)
-    said = islice(_again(found[::step]), rows)
-    texts = list(said)
+    texts = list(islice(_again(found[:: max(1, len(found) // rows)]), rows))
     folder.mkdir()
     for number in range(SHARDS):
         part = texts[number::SHARDS]
@@ -88,7 +86,9 @@ def bare(job: dict[str, Any]) -> dict[str, float]:
     from actors.embedder import Embedder
     from actors.tokenizer import TextTokenizer
 
-    prepared = prepare(parse_job(job), InlineExecutor())
+    config = parse_job({**job, "run": {**job["run"], "engine": "inline"}})
+    with open_executor(config) as executor:
+        prepared = prepare(config, executor)
     texts = [_texts(prepared, bundle) for bundle in _bundles(prepared)]
     tokenizer, embedder = TextTokenizer(prepared.spec), Embedder(prepared.spec)
     embedder.embed_documents(texts[0][:WARM_UP_TEXTS])
@@ -170,7 +170,8 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
     started = time.monotonic()
     with Display(quiet=True).engine_output(), open_executor(job) as executor:
         watched = Watched(executor, log)
-        run = EmbedRun(prepare(job, watched), watched, Display(quiet=True))
+        prepared = prepare(job, watched)
+        run = EmbedRun(prepared, watched, Display(quiet=True))
         certificate = run.run()
         replicas = run.replicas
     assert certificate.adds_up, certificate
@@ -180,6 +181,7 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
     between = last_receipt - receipts[0][0]
     return {
         "tokens": certificate.tokens,
+        "threads": prepared.spec.threads or 0,
         "tokens_per_second": round(certificate.tokens / (last_receipt - began), 1),
         "tokens_per_second_receipts": round((certificate.tokens - receipts[0][1]) / between, 1) if between else None,
         "receipts": len(receipts),
@@ -200,7 +202,8 @@ def one_round(folder: Path, number: int, engine: str, weights: str) -> dict[str,
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         alone = fresh.submit(bare, job).result()
     whole = pipeline(parse_job(job), folder / f"work-{number}.jsonl")
-    assert whole["tokens"] == alone["tokens"], "both embed the same tokens"
+    for name in ("tokens", "threads"):
+        assert whole[name] == alone[name], f"both have the same {name}: {whole[name]}, {alone[name]}"
     return {
         "ratio": round(whole["tokens_per_second"] / alone["tokens_per_second"], 4),
         "ratio_to_embedding": round(whole["tokens_per_second"] / alone["tokens_per_second_embedding"], 4),

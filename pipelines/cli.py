@@ -5,8 +5,10 @@ SIGTERM."""
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -88,7 +90,7 @@ def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quie
     from pipelines.forecast import forecast
 
     result = forecast(load_job(job, override or ()), Display(quiet))
-    _print(as_json, result, lambda console: report.fields(console, "forecast", result))
+    _print(as_json, result, lambda console: report.forecast(console, result))
 
 
 @app.command()
@@ -142,7 +144,7 @@ def search(
     from pipelines.search import Searcher
 
     hits = Searcher(_address(table, override)).search(text, limit, where, instruction)
-    found = {"query": text, "hits": [{"score": hit.score, "id": hit.id, **hit.columns} for hit in hits]}
+    found = {"query": text, "hits": [asdict(hit) for hit in hits]}
     _print(as_json, found, lambda console: report.hits(console, text, hits))
 
 
@@ -154,7 +156,7 @@ def optimize(table: Target, override: Overrides = None, as_json: AsJson = False,
     from pipelines.maintain import optimize as run
 
     result = run(_address(table, override), Display(quiet))
-    _print(as_json, result, lambda console: report.fields(console, "optimized", result))
+    _print(as_json, result, lambda console: report.optimized(console, result))
 
 
 @app.command()
@@ -173,14 +175,26 @@ def _address(target: str, overrides: list[str] | None) -> Any:
         return TableAddress(job.table.location, job.storage)
     if overrides:
         raise ConfigError("--set goes with a job file, not with a table")
-    return TableAddress(target.rstrip("/").removesuffix(".lance") + ".lance", StorageConfig())
+    place = target.rstrip("/").removesuffix(".lance")
+    if not place or (place.startswith("s3:") and place.count("/") < 3):
+        raise ConfigError(f"{target!r} names no table; write FOLDER/NAME, s3://BUCKET/FOLDER/NAME or a job file")
+    return TableAddress(place + ".lance", StorageConfig())
 
 
 def _print(as_json: bool, data: dict[str, Any], human: Any) -> None:
     if as_json:
-        print(json.dumps(data, default=str))
+        print(json.dumps(_plain(data), default=str, allow_nan=False))
     else:
         human(Console(highlight=False))
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN and no infinity, but a carried column may hold them: null."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _exit_unless(well: bool) -> None:

@@ -7,8 +7,10 @@ up. The first receipt for a unit wins; a second one (a task the engine ran twice
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from pipelines.executor import Parcel
@@ -81,3 +83,31 @@ class Committer:
         """Start a new wave of units. Nothing may wait."""
         assert not self._waiting, "commit first"
         self._seen.clear()
+
+
+def with_ticks(stream: Iterable[Parcel], due_in: Callable[[], float | None]) -> Iterator[Parcel | None]:
+    """The stream's parcels, and None whenever a commit falls due while the engine is silent.
+
+    The engine is read by a thread of its own through a queue of one, so that a slow commit holds back the reading."""
+    parcels: queue.Queue[Parcel | BaseException | None] = queue.Queue(maxsize=1)
+
+    def pull() -> None:
+        try:
+            for parcel in stream:
+                parcels.put(parcel)
+            parcels.put(None)
+        except BaseException as bad:  # noqa: BLE001 - handed to the thread that waits
+            parcels.put(bad)
+
+    threading.Thread(target=pull, daemon=True, name="engine").start()
+    while True:
+        try:
+            item = parcels.get(timeout=due_in())
+        except queue.Empty:
+            yield None
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item

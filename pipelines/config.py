@@ -162,6 +162,9 @@ class RunConfig(Section):
     """`inline` runs the same stages in this process, one unit after the other."""
     address: str | None = None
     """Absent: start Ray here. `auto`: the cluster this machine belongs to. Or `host:port`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where replicas compute; `auto` is cuda when the cluster has a GPU as the run starts. Set `cuda`, and
+    `run.replicas`, on a cluster whose GPU nodes come up on demand."""
     replicas: int | Literal["auto"] = "auto"
     """Copies of the model; `auto` is one per GPU, or one on a CPU-only cluster."""
     token_budget: int | Literal["auto"] = "auto"

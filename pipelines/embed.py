@@ -7,34 +7,30 @@ done → for each wave of pending units: read, tokenise, embed, write; commit re
 from __future__ import annotations
 
 import os
-import queue
 import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from pipelines import __version__, sizing
 from pipelines.checkpoint import Certificate, Checkpoint, pending, read_checkpoint
-from pipelines.committer import Committer
+from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.errors import Incomplete, VectormillError
 from pipelines.executor import Executor, Parcel, Stage
 from pipelines.lance_table import LanceTable
 from pipelines.metrics import RunMetrics
-from pipelines.plan import Bundle, Unit, bundles, spans, split
-from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas
+from pipelines.plan import Bundle, Unit, bundles, spans
+from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas, uses_gpu
+from pipelines.retries import Retries
 from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
 
 COMMIT_EVERY_ROWS = 1_000_000
 WAVE_UNITS = 4_096  # units in one engine execution: bounds driver memory and uncommitted receipts
 WAVE_UNITS_PER_REPLICA = 64
-FAILED_UNIT_ATTEMPTS = 2  # for a unit that fails; one whose process dies is narrowed down instead
-MOST_LOST_UNITS = 64  # in one wave; more is a fault of the machines, not of some rows
-FAILURES_SHOWN = 20
 
 
 class EmbedRun:
@@ -48,27 +44,36 @@ class EmbedRun:
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         self.replicas = replicas(self.job, executor)
         self.metrics = RunMetrics(prepared.rows, replicas=self.replicas)
-        self.failures: list[str] = []
-        self._lost: list[Unit] = []
-        self._attempts: dict[int, int] = {}
+        self.retries = Retries(display.say)
 
     def run(self) -> Certificate:
         """Embed what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
         self.table = LanceTable.open_or_create(self.prepared.address, self.prepared.schema)
         check_same_space(self.table, self.prepared.metadata, self.prepared.schema)
         state = self._checkpoint()
-        stale = bool(state.stale) and self.job.run.stale_rows == "delete"
-        if state.rows_done < self.prepared.rows or stale:
+        if state.rows_done < self.prepared.rows or self._deletes(state):
             self.table.take_fence(self.id, self._properties())
             state = self._checkpoint()  # again: an older run may have committed before the fence
             removed = self.table.remove_orphans(self.job.run.remove_orphans_after_seconds)
             if removed:
                 self.display.say(f"removed {removed} orphan file(s) of earlier runs")
             self._embed_pending(state)
-            if stale:
-                gone = self.table.delete_shards(sorted(state.stale), self._properties())
-                self.display.say(f"deleted {gone:,} records of {len(state.stale)} shard(s) no longer in the corpus")
-        return account(self.prepared, self.table, tuple(self.failures))
+            self._delete_stale(state)
+        self._check_bad_rows()
+        return account(self.prepared, self.table, tuple(self.retries.failures))
+
+    def _deletes(self, state: Checkpoint) -> bool:
+        return bool(state.stale) and self.job.run.stale_rows == "delete"
+
+    def _delete_stale(self, state: Checkpoint) -> None:
+        """The old rows go only when all of the new ones are in."""
+        if not self._deletes(state):
+            return
+        if not account(self.prepared, self.table, tuple(self.retries.failures)).adds_up:
+            self.display.say("stale rows are kept until every row of the corpus is in the table")
+            return
+        gone = self.table.delete_shards(sorted(state.stale), self._properties())
+        self.display.say(f"deleted {gone:,} records of {len(state.stale)} shard(s) no longer in the corpus")
 
     # ------------------------------------------------------------------ what is to do
 
@@ -76,13 +81,14 @@ class EmbedRun:
         state = read_checkpoint(self.prepared.by_id(), self.table.units(), self.table.metadata.rows_per_unit)
         self.metrics.rows_before = state.rows_done
         self.metrics.units_before = state.units
+        self.metrics.units_total = state.units + sum(1 for _ in self._pending(state))
+        self._bad_before = self.table.totals(self.prepared.by_id()).bad_rows if state.units else 0
         return state
 
     def _pending(self, state: Checkpoint) -> Iterator[Unit]:
         return pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)
 
     def _embed_pending(self, state: Checkpoint) -> None:
-        self.metrics.units_total = state.units + sum(1 for _ in self._pending(state))
         self._say_what_was_found(state)
         size = max(WAVE_UNITS, WAVE_UNITS_PER_REPLICA * self.replicas)
         units = self._pending(state)
@@ -119,16 +125,19 @@ class EmbedRun:
         narrowing = False
         while todo:
             open_units = {unit.id: unit for bundle in todo for unit in bundle}
-            retry: list[Bundle] = []
+            again: list[Bundle] = []
             for parcel in self._receipts(todo, committer, careful=narrowing):
                 for unit in parcel.bundle:
                     open_units.pop(unit.id, None)
                 if parcel.failure is not None:
-                    retry += self._failed(parcel)
+                    again += self.retries.after_failure(parcel)
             # No receipt and no failure: their process died, again and again. Narrow down to the row that does it.
-            retry += self._narrowed(list(open_units.values()), todo, committer)
+            halves, single_rows = self.retries.after_loss(list(open_units.values()), todo)
+            for unit in single_rows:
+                self._record_lost(unit, committer)
             narrowing = narrowing or bool(open_units)
-            todo = retry
+            self.metrics.failures = len(self.retries.failures)
+            todo = again + halves
         self._commit(committer)
         committer.forget()
 
@@ -138,7 +147,7 @@ class EmbedRun:
         read = reader(self.prepared.corpus, self.prepared.carried)
         stream = self.executor.run(read, stages, [(b,) for b in todo] if careful else list(spans(todo)))
         self.metrics.begin()
-        for parcel in _with_ticks(stream, committer.seconds_until_due):
+        for parcel in with_ticks(stream, committer.seconds_until_due):
             if parcel is not None and parcel.failure is None and committer.offer(parcel):
                 self.metrics.received(parcel)
             if committer.seconds_until_due() == 0:
@@ -150,7 +159,7 @@ class EmbedRun:
     def _stages(self, careful: bool) -> list[Stage]:
         """`careful`: one bundle at a time everywhere, so that one that kills its process is alone to blame."""
         job, prepared = self.job, self.prepared
-        on_gpu = self.executor.gpus > 0
+        on_gpu = uses_gpu(job, self.executor)
         per_write = sizing.parcels_per_fragment(
             prepared.metadata.rows_per_unit, job.run.commit_every_seconds, self.replicas
         )
@@ -184,58 +193,20 @@ class EmbedRun:
     def _check_bad_rows(self) -> None:
         allowed = self.job.run.max_bad_rows
         limit = allowed * self.prepared.rows if allowed < 1 else allowed
-        if self.metrics.bad_records > limit:
+        bad = self._bad_before + self.metrics.bad_records
+        if bad > limit:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.metrics.reasons.items())
             raise Incomplete(
-                f"{self.metrics.bad_records:,} rows have no vector, more than run.max_bad_rows ({allowed:g}) allows: "
-                f"{reasons}. See them with `vectormill status`; fix the corpus or raise the limit. What is committed "
-                "stays."
+                f"{bad:,} rows have no vector, more than run.max_bad_rows ({allowed:g}) allows"
+                f"{f'; in this run {reasons}' if reasons else ''}. See them with `vectormill status`; fix the corpus "
+                "or raise the limit. What is committed stays."
             )
 
-    # ------------------------------------------------------------------ what failed
-
-    def _failed(self, parcel: Parcel) -> list[Bundle]:
-        """Bundles to try again, each unit alone; the rest is given up and reported."""
-        if parcel.fatal:
-            raise VectormillError(f"a replica refuses to work: {parcel.failure}")
-        again: list[Bundle] = []
-        for unit in parcel.bundle:
-            self._attempts[unit.id] = self._attempts.get(unit.id, 0) + 1
-            if self._attempts[unit.id] < FAILED_UNIT_ATTEMPTS:
-                again.append((unit,))
-            else:
-                self._give_up(unit, str(parcel.failure))
-        return again
-
-    def _give_up(self, unit: Unit, why: str) -> None:
-        self.metrics.failures += 1
-        if len(self.failures) < FAILURES_SHOWN:
-            self.failures.append(f"{unit}: {why}")
-        self.display.say(f"failed: {unit}: {why}")
-
-    def _narrowed(self, lost: list[Unit], ran: list[Bundle], committer: Committer) -> list[Bundle]:
-        if not lost:
-            return []
-        if len(lost) > MOST_LOST_UNITS:
-            raise VectormillError(
-                f"the engine lost {len(lost):,} units without a word, more than single rows that kill their process "
-                "would explain; look at memory and at the engine's output. What is committed stays."
-            )
-        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
-        again: list[Bundle] = []
-        for unit in lost:
-            if unit.id not in alone:
-                again.append((unit,))
-            elif unit.rows > 1:
-                again += [(half,) for half in split(unit)]
-            else:
-                receipt = lost_row(unit, self.prepared.schema, self.prepared.address)
-                if committer.offer(receipt):
-                    self.metrics.received(receipt)
-        self.display.say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
-        return again
-
-    # ------------------------------------------------------------------ the account
+    def _record_lost(self, unit: Unit, committer: Committer) -> None:
+        """The row that kills its process keeps its place, with a reason."""
+        receipt = lost_row(unit, self.prepared.schema, self.prepared.address)
+        if committer.offer(receipt):
+            self.metrics.received(receipt)
 
     def _properties(self) -> Mapping[str, str]:
         """Stored with each commit for observers; not the checkpoint."""
@@ -313,31 +284,3 @@ def _save_record(run: EmbedRun, outcome: str, certificate: Certificate | None) -
         write_json(uri, run.record(outcome, certificate), run.job.storage)
     except VectormillError as bad:  # the table is what counts, and another error may be on its way
         run.display.say(f"the run record could not be written: {bad}")
-
-
-def _with_ticks(stream: Iterable[Parcel], due_in: Callable[[], float | None]) -> Iterator[Parcel | None]:
-    """The stream's parcels, and None whenever a commit falls due while the engine is silent.
-
-    The engine is read by a thread of its own through a queue of one, so that a slow commit holds back the reading."""
-    parcels: queue.Queue[Parcel | BaseException | None] = queue.Queue(maxsize=1)
-
-    def pull() -> None:
-        try:
-            for parcel in stream:
-                parcels.put(parcel)
-            parcels.put(None)
-        except BaseException as bad:  # noqa: BLE001 - handed to the thread that waits
-            parcels.put(bad)
-
-    threading.Thread(target=pull, daemon=True, name="engine").start()
-    while True:
-        try:
-            item = parcels.get(timeout=due_in())
-        except queue.Empty:
-            yield None
-            continue
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise item
-        yield item

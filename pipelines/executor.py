@@ -76,9 +76,8 @@ class Executor(Protocol):
     def gpus(self) -> int:
         """GPUs that replicas may use."""
 
-    @property
-    def cores(self) -> int:
-        """CPU cores that replicas may share."""
+    def threads(self, replicas: int) -> int:
+        """CPU threads for each of so many replicas."""
 
     def require(self, replicas: int) -> None:
         """Raise ConfigError if there is no room for so many replicas."""
@@ -101,7 +100,9 @@ class InlineExecutor:
 
     def __init__(self, gpus: int = 0):
         self.gpus = gpus
-        self.cores = os.cpu_count() or 1
+
+    def threads(self, replicas: int) -> int:
+        return os.cpu_count() or 1
 
     def require(self, replicas: int) -> None:
         pass

@@ -10,7 +10,7 @@ from pipelines.checkpoint import pending, read_checkpoint
 from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.lance_table import LanceTable
-from pipelines.prepare import open_executor, prepare, tokens_per_row
+from pipelines.prepare import open_executor, prepare, sample, uses_gpu
 
 
 def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
@@ -22,10 +22,9 @@ def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
         state = read_checkpoint(prepared.by_id(), table.units() if table else (), size)
         todo_units = sum(1 for _ in pending(prepared.shards, state.done, size))
         todo_rows = prepared.rows - state.rows_done
-        per_row = tokens_per_row(job, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)
+        per_row, passages = sample(job, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)
         flops = 0.0 if job.model.weights.startswith("fake") else sizing.flops_per_token(locate(prepared.spec))
-        speed = sizing.tokens_per_second(flops, executor.gpus > 0)
-        records = todo_rows
+        speed = sizing.tokens_per_second(flops, uses_gpu(job, executor))
         width = prepared.metadata.identity["dimensions"] * (2 if job.table.vector_dtype == "float16" else 4)
         return {
             "corpus": job.corpus.uri,
@@ -36,7 +35,8 @@ def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
             "rows_per_unit": size,
             "tokens_per_row_estimate": round(per_row, 1),
             "tokens_estimate": round(todo_rows * per_row),
-            "vector_bytes_estimate": records * width,
+            "vectors_estimate": round(todo_rows * passages),
+            "vector_bytes_estimate": round(todo_rows * passages * width),
             "replica_hours_estimate": None if speed is None else round(todo_rows * per_row / speed / 3600, 3),
             "stale_rows": sum(state.stale.values()),
             "table": prepared.address.location,

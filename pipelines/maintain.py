@@ -12,7 +12,7 @@ from lancedb.index import IvfSq
 
 from pipelines.display import Display
 from pipelines.lance_table import TableAddress
-from pipelines.status import open_table
+from pipelines.status import open_table, reading
 
 ROWS_PER_FRAGMENT = 1 << 20
 INDEX_FROM_ROWS = 100_000  # below, exact search takes milliseconds
@@ -20,9 +20,13 @@ KEEP_VERSIONS_FOR = timedelta(hours=1)  # a run resolves lost commits by reading
 
 
 def optimize(address: TableAddress, display: Display) -> dict[str, Any]:
-    """Returns what was done, as counts. Raises TableError if there is no table."""
-    table = open_table(address)
-    dataset = table.dataset
+    """Returns what was done, as counts. Raises TableError if there is no table or it cannot be read, StorageError."""
+    with reading(address):
+        return _optimize(address, display)
+
+
+def _optimize(address: TableAddress, display: Display) -> dict[str, Any]:
+    dataset = open_table(address).dataset
     before = len(dataset.get_fragments())
     display.say(f"compacting {before:,} fragment(s)")
     compacted = dataset.optimize.compact_files(
@@ -46,7 +50,7 @@ def optimize(address: TableAddress, display: Display) -> dict[str, Any]:
 
 def _index(address: TableAddress, display: Display) -> dict[str, Any]:
     """Build the vector index if the table is large enough for one to pay, or bring it up to date."""
-    uri, _, name = address.location.removesuffix(".lance").rpartition("/")
+    uri, _, name = address.uri.removesuffix(".lance").rpartition("/")
     table = lancedb.connect(uri, storage_options=address.options).open_table(name)
     rows = table.count_rows("_reason IS NULL")
     existing = [index for index in table.list_indices() if index.columns == ["vector"]]

@@ -50,7 +50,8 @@ class Prepared:
 def open_executor(job: JobConfig) -> Iterator[Executor]:
     """The engine the job asks for. Ray is imported, and started, only here."""
     if job.run.engine == "inline":
-        executor: Executor = InlineExecutor()
+        with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
+        executor: Executor = InlineExecutor(gpus=int(with_gpu))
     else:
         from pipelines.ray_executor import RayExecutor
 
@@ -80,11 +81,22 @@ def model_spec(job: JobConfig, on_gpu: bool) -> ModelSpec:
     )
 
 
+def uses_gpu(job: JobConfig, executor: Executor) -> bool:
+    """Whether replicas compute on GPUs."""
+    return executor.gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
+
+
 def replicas(job: JobConfig, executor: Executor) -> int:
     """How many copies of the model: as the job says, or one per GPU, or one."""
-    wanted = max(1, executor.gpus) if job.run.replicas == "auto" else int(job.run.replicas)
-    executor.require(wanted)
-    return wanted
+    if job.run.device == "cuda" and executor.gpus == 0:  # its GPU nodes may come up on demand
+        if job.run.replicas == "auto":
+            raise ConfigError("run.device is cuda but there is no GPU yet to count: set run.replicas")
+        return int(job.run.replicas)
+    wanted = job.run.replicas
+    if wanted == "auto":
+        return executor.gpus if uses_gpu(job, executor) else 1
+    executor.require(int(wanted))
+    return int(wanted)
 
 
 def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
@@ -94,10 +106,8 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     address = TableAddress(job.table.location, job.storage)
     table = LanceTable.open(address)
     corpus = Corpus(job.corpus, job.storage)
-    on_gpu = executor.gpus > 0
-    spec = replace(
-        model_spec(job, on_gpu), threads=None if on_gpu else max(1, executor.cores // replicas(job, executor))
-    )
+    on_gpu = uses_gpu(job, executor)
+    spec = replace(model_spec(job, on_gpu), threads=None if on_gpu else executor.threads(replicas(job, executor)))
     facts = dict(identity(spec))
     spec = replace(
         spec,
@@ -107,6 +117,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         tokenizer_digest=facts["tokenizer"],
     )
     facts["vector_dtype"] = job.table.vector_dtype
+    facts["id"] = job.corpus.id
     facts["text"] = job.corpus.text
     facts["chunking"] = job.chunking.model_dump() if job.chunking else None
     _check_chunking(job, facts["max_tokens"])
@@ -161,18 +172,18 @@ def _rows_per_unit(
     if spec.weights.startswith("fake"):
         return sizing.rows_per_unit(1.0, None)
     speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    return sizing.rows_per_unit(tokens_per_row(job, corpus, shards, carried, spec), speed)
+    return sizing.rows_per_unit(sample(job, corpus, shards, carried, spec)[0], speed)
 
 
-def tokens_per_row(
+def sample(
     job: JobConfig, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
-) -> float:
-    """Mean tokens of the first rows of the middle shard."""
+) -> tuple[float, float]:
+    """Mean tokens and mean records (vectors) a row, of the first rows of the middle shard."""
     filled = [shard for shard in shards if shard.rows]
     if not filled:
-        return 1.0
+        return 1.0, 1.0
     shard = filled[len(filled) // 2]
     unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
     rows = next(iter(corpus.read([unit], carried)))
-    _, tokens, _ = Tokenise(spec, job.chunking, None).tokenise(rows)
-    return tokens / unit.rows
+    tokenised, tokens, _ = Tokenise(spec, job.chunking, None).tokenise(rows)
+    return tokens / unit.rows, tokenised.num_rows / unit.rows

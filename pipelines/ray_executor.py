@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import struct
 import threading
 import warnings
@@ -37,6 +38,7 @@ R = TypeVar("R")
 
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
+PROBE_SECONDS = 10.0
 WIRE = pa.schema([pa.field("head", pa.string()), pa.field("rows", pa.large_binary())])
 
 
@@ -57,6 +59,8 @@ class RayExecutor:
             options.pop("include_dashboard")
         options.setdefault("runtime_env", {})["env_vars"] = {"TOKENIZERS_PARALLELISM": "false"}
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        if address is not None and address != "auto":
+            _probe(address)
         try:
             ray.init(**options)
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as bad:
@@ -71,10 +75,11 @@ class RayExecutor:
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    @property
-    def cores(self) -> int:
-        """CPU cores that replicas may share."""
-        return (os.cpu_count() or 1) if self._own else int(ray.cluster_resources().get("CPU", 1))
+    def threads(self, replicas: int) -> int:
+        if self._own:  # its logical CPUs may be more than there are
+            return max(1, (os.cpu_count() or 1) // replicas)
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        return max(1, max(nodes) // -(-replicas // len(nodes)))
 
     def describe(self) -> dict[str, Any]:
         resources = ray.cluster_resources()
@@ -137,6 +142,19 @@ class RayExecutor:
 
     def close(self) -> None:
         ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise ConfigError unless something listens there: ray.init would wait for minutes without a word."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS):
+            pass
+    except (OSError, ValueError) as bad:
+        raise ConfigError(
+            f"run.address: nothing answers at {address} ({bad}); give the head node's host:port (6379 by default), "
+            "auto on a node of the cluster, or null to start Ray here"
+        ) from None
 
 
 def _call_one(function: Callable[[T], R], item: T) -> R:

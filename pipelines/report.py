@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from pipelines.checkpoint import Certificate
+from pipelines.display import duration
 
 SNIPPET = 200
 
 
 def fields(console: Console, title: str, values: dict[str, Any]) -> None:
-    """A title and aligned `name value` lines; nested values on one line each."""
-    console.print(title, style="bold", markup=False)
-    grid = Table.grid(padding=(0, 2))
-    for name, value in values.items():
-        grid.add_row(Text(f"  {name.replace('_', ' ')}", style="dim"), Text(_shown(value)))
-    console.print(grid)
+    """A title and aligned `name  value` lines, which the terminal may wrap but a pipe gets whole."""
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    names = [name.replace("_", " ") for name in values]
+    width = max(map(len, names), default=0)
+    for name, value in zip(names, values.values(), strict=True):
+        console.print(Text(f"  {name:<{width}}  ", style="dim") + Text(_shown(value)), soft_wrap=True)
 
 
 def _shown(value: Any) -> str:
@@ -46,8 +47,12 @@ def certificate(console: Console, c: Certificate) -> None:
     }
     if c.deleted_rows:
         lines["+ deleted since"] = c.deleted_rows
-    if c.missing_rows:
+    if c.missing_rows > 0:
         lines["+ MISSING"] = c.missing_rows
+    if c.missing_rows < 0:
+        lines["- TOO MANY"] = -c.missing_rows
+    if c.overlapping_rows:
+        lines["in two units"] = c.overlapping_rows
     lines |= {
         "vectors": c.records - sum(c.reasons.values()),
         "tokens": c.tokens,
@@ -63,36 +68,93 @@ def certificate(console: Console, c: Certificate) -> None:
     fields(console, "certificate: the sums add up" if c.adds_up else "certificate: THE SUMS DO NOT ADD UP", lines)
     for failure in c.failures:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
-    if not c.adds_up:
+    if c.missing_rows < 0 or c.overlapping_rows:
+        console.print("  Another program wrote to the table: see docs/operations.md, or embed into a new table.name.")
+    elif not c.adds_up:
         console.print("  The same command tries again what is missing; nothing is embedded twice.")
 
 
 def status(console: Console, s: dict[str, Any]) -> None:
+    """What `vectormill status` found."""
     done = f"{s['rows']:,}" + (f" of {s['corpus_rows']:,}" if s["corpus_rows"] is not None else "")
     units = f"{s['units']:,}" + (f" of {s['units_total']:,}" if s["units_total"] is not None else "")
     model = s["model"]
+    committed = when(s["last_commit"]) if s["last_commit"] else "not in the versions that are kept"
     fields(
         console,
         s["table"],
         {
             "rows": done,
-            "units": f"{units} ({s['rows_per_unit']:,} rows each)",
+            "units": f"{units} (up to {s['rows_per_unit']:,} rows each)",
             "vectors": s["records"] - sum(s["reasons"].values()),
             "tokens": s["tokens"],
-            "truncated": s["truncated"],
+            "texts truncated": s["truncated"],
             "bad rows": f"{s['bad_rows']:,}" + (f" ({_shown(s['reasons'])})" if s["reasons"] else ""),
-            "size": f"{s['bytes'] / 1e6:,.1f} MB in {s['fragments']:,} fragment(s)",
+            "size": f"{size(s['bytes'])} in {s['fragments']:,} fragment(s)",
             "version": f"{s['version']:,} ({s['versions_kept']:,} kept)",
-            "last commit": f"{s['last_commit'] or 'unknown'} by run {s['last_run'] or 'unknown'}",
+            "last commit": committed + (f", run {s['last_run']}" if s["last_run"] else ""),
             "model": f"{model['weights_name']}, {model['dimensions']} dimensions, {model['dtype']}",
             "fingerprint": s["fingerprint"],
-            "indices": s["indices"],
+            "indices": s["indices"] or "none",
         },
     )
     for row in s["first_bad_rows"]:
         console.print(f"  {row['_reason']}: {row['_detail']}", markup=False, soft_wrap=True)
-    if s["bad_rows"] > len(s["first_bad_rows"]):
+    if s["first_bad_rows"] and s["bad_rows"] > len(s["first_bad_rows"]):
         console.print(f"  ... {s['bad_rows'] - len(s['first_bad_rows']):,} more (--bad-rows N)", markup=False)
+
+
+def when(stamp: str) -> str:
+    """`2026-11-23T15:48:36.088+00:00` as `2026-11-23 15:48:36 UTC (2 min 05 s ago)`."""
+    then = datetime.fromisoformat(stamp)
+    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({duration((datetime.now(UTC) - then).total_seconds())} ago)"
+
+
+def size(count: float) -> str:
+    """`1234567` bytes as `1.2 MB`."""
+    if count < 1000:
+        return f"{count:,.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:,.1f} {unit}"
+    return f"{count / 1000:,.1f} TB"
+
+
+def forecast(console: Console, f: dict[str, Any]) -> None:
+    """What `vectormill plan` found."""
+    hours = f["replica_hours_estimate"]
+    lines = {
+        "corpus": f["corpus"],
+        "rows": f"{f['rows']:,} in {f['shards']:,} shard(s)",
+        "already in the table": f["rows"] - f["rows_to_embed"],
+        "to embed": f"{f['rows_to_embed']:,} rows in {f['units_to_embed']:,} unit(s) of up to {f['rows_per_unit']:,}",
+        "tokens": f"about {f['tokens_estimate']:,} ({f['tokens_per_row_estimate']:,} a row)",
+        "vectors": f"about {size(f['vector_bytes_estimate'])}",
+        "time": "unknown for this model" if hours is None else f"about {duration(hours * 3600)} of one replica",
+        "table": f["table"],
+        "fingerprint": f["fingerprint"],
+    }
+    if f["stale_rows"]:
+        lines["stale rows"] = f"{f['stale_rows']:,} of shards no longer in the corpus"
+    fields(console, "forecast; nothing was embedded", lines)
+
+
+def optimized(console: Console, o: dict[str, Any]) -> None:
+    """What `vectormill optimize` did."""
+    index = o["index"]
+    said = {
+        "none": lambda: f"none: {index['why']}",
+        "built": lambda: f"{index['type']} built, {index['partitions']:,} partitions",
+        "updated": lambda: f"{index['type']} brought up to date, {index['unindexed_rows']:,} rows outside it",
+    }
+    lines = {
+        "fragments": f"{o['fragments_before']:,} before, {o['fragments_after']:,} now",
+        "vector index": said[index["action"]](),
+        "removed": f"{o['versions_removed']:,} old version(s), {size(o['bytes_removed'])}",
+        "version": o["version"],
+    }
+    fields(console, f"optimized {o['table']}", lines)
 
 
 def verdict(console: Console, v: Any) -> None:
@@ -114,4 +176,4 @@ def hits(console: Console, query: str, found: list[Any]) -> None:
                 continue
             text = " ".join(str(value).split())
             shown = text if len(text) <= SNIPPET else text[: SNIPPET - 1] + "…"
-            console.print(Padding(Text(f"{name}: {shown}", style="dim"), (0, 0, 0, 9)))
+            console.print(Padding(Text(f"{name}: {shown}", style="dim"), (0, 0, 0, 9), expand=False))

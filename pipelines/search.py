@@ -5,6 +5,7 @@ fingerprint; other weights are refused."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ import lancedb
 import numpy as np
 
 from actors.spec import ModelSpec
-from pipelines.errors import FingerprintMismatch, TableError, VectormillError
+from pipelines.errors import TableError, VectormillError
 from pipelines.lance_table import LanceTable, TableAddress
-from pipelines.status import open_table
+from pipelines.status import open_table, reading
 
 REFINE_FACTOR = 10  # with a quantised index: re-rank this many times `limit` candidates by the stored vectors
 HIDDEN = ("vector", "_shard", "_unit", "_row", "_tokens", "_truncated", "_reason", "_detail", "_distance")
@@ -37,8 +38,9 @@ class Searcher:
         if self._table.count_rows() == 0:
             raise TableError(f"{address.location} is empty; run `vectormill embed` first")
         self._embedder = _query_embedder(self._table)
-        uri, _, name = address.location.removesuffix(".lance").rpartition("/")
-        self._lancedb = lancedb.connect(uri, storage_options=address.options).open_table(name)
+        uri, _, name = address.uri.removesuffix(".lance").rpartition("/")
+        with reading(address):
+            self._lancedb = lancedb.connect(uri, storage_options=address.options).open_table(name)
 
     def search(self, text: str, limit: int = 10, where: str | None = None, instruction: str | None = None) -> list[Hit]:
         """The `limit` most similar records; `where` is a SQL filter over the table's columns.
@@ -58,11 +60,10 @@ class Searcher:
         try:
             rows = query.to_arrow().to_pylist()
         except (ValueError, RuntimeError, OSError) as bad:
-            columns = ", ".join(self._table.schema.names)
-            raise VectormillError(
-                f"the search failed: {_first_line(bad)}"
-                + (f"; check --where {where!r}. Columns: {columns}" if where else "")
-            ) from bad
+            message = f"the search failed: {_without_rust(bad)}"
+            if where:
+                message += f"\n--where was {where!r}; the columns are {', '.join(self._table.schema.names)}"
+            raise VectormillError(message) from bad
         return [
             Hit(1.0 - row["_distance"], row["id"], {k: v for k, v in row.items() if k != "id" and k not in HIDDEN})
             for row in rows
@@ -85,11 +86,17 @@ def _query_embedder(table: LanceTable) -> Any:
         prompt=known["prompt"],
         s3=tuple(sorted(storage.items())),
     )
-    here = identity(spec)
-    if differences := {k: (known.get(k), v) for k, v in here.items() if known.get(k) != v}:
-        raise FingerprintMismatch(table.address.location, differences)
+    differences = [k for k, here in identity(spec).items() if known.get(k) != here]
+    if differences:
+        raise TableError(
+            f"{table.address.location} was not made with the weights that are now at {spec.weights!r}: "
+            f"{', '.join(differences)} differ, so its vectors and the query's would not be comparable. Put the weights "
+            "of the table back there, or embed the corpus into a new table."
+        )
     return Embedder(spec)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _without_rust(error: BaseException) -> str:
+    """The error's first line, without the place in Lance's source where it arose."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r", \S+\.rs:\d+.*", "", lines[0])

@@ -5,13 +5,14 @@ random sample is read from the corpus and embedded again by the slow reference p
 
 from __future__ import annotations
 
-import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.reference import Reference
 from pipelines.checkpoint import Certificate
@@ -19,15 +20,16 @@ from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.embed import account
 from pipelines.executor import Executor
-from pipelines.lance_table import LanceTable
+from pipelines.lance_table import LanceTable, TableAddress
 from pipelines.plan import single_row
 from pipelines.prepare import Prepared, open_executor, prepare
-from pipelines.status import open_table
+from pipelines.status import open_table, reading
 
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
 LEAST_COSINE_BF16 = 0.999
+LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
 
 
 @dataclass(frozen=True)
@@ -57,37 +59,42 @@ class Verdict:
 
 
 def verify(job: JobConfig, display: Display, sample: int = 32, seed: int | None = None) -> Verdict:
-    """Run every check. Raises FingerprintMismatch when the job's model is not the table's, TableError without one."""
-    with display.engine_output(), open_executor(job) as executor:
-        return _verify(job, executor, display, sample, random.Random(seed))
+    """Run every check. Raises FingerprintMismatch when the job's model is not the table's, TableError when there is
+    no table or it cannot be read. Writes nothing to the table."""
+    with display.engine_output():
+        address = TableAddress(job.table.location, job.storage)
+        open_table(address)  # before minutes of counting
+        with open_executor(job) as executor, reading(address):
+            return _verify(job, executor, display, sample, np.random.default_rng(seed))
 
 
-def _verify(job: JobConfig, executor: Executor, display: Display, sample: int, chance: random.Random) -> Verdict:
+def _verify(job: JobConfig, executor: Executor, display: Display, sample: int, chance: np.random.Generator) -> Verdict:
     display.say(f"listing and counting {job.corpus.uri} again")
     prepared = prepare(job, executor, fresh_counts=True)
     table = open_table(prepared.address)
-    steps: list[Callable[[], Check]] = [
-        lambda: _rows_once(table),
-        lambda: _ids_once(table),
-        lambda: _vectors(table),
-        lambda: _files(table),
-        lambda: _sample(table, prepared, sample, chance),
-    ]
+    steps: dict[str, Callable[[], Check]] = {
+        "that no record is doubled or lacks a passage": lambda: _rows_once(table),
+        "that ids are unique": lambda: _ids_once(table),
+        "every vector": lambda: _vectors(table),
+        "the table's files": lambda: _files(table),
+        "a sample against the reference": lambda: _sample(table, prepared, sample, chance),
+    }
     certificate = account(prepared, table)
     checks = [Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"), *_sums(certificate)]
-    for step in steps:
-        check = step()
-        display.say(f"checked {check.name}: {check.found}")
-        checks.append(check)
+    for what, step in steps.items():
+        display.say(f"checking {what}")
+        checks.append(step())
     return Verdict(tuple(checks), certificate)
 
 
 def _sums(c: Certificate) -> Iterator[Check]:
     accounted = f"{c.rows:,} rows = {c.embedded_rows:,} embedded + {c.bad_rows:,} with a reason"
-    if c.missing_rows:
-        accounted += f" + {c.missing_rows:,} MISSING (run `vectormill embed` again)"
     if c.deleted_rows:
         accounted += f" + {c.deleted_rows:,} deleted from the table since"
+    if c.missing_rows > 0:
+        accounted += f" + {c.missing_rows:,} MISSING (run `vectormill embed` again)"
+    elif c.missing_rows < 0:
+        accounted += f" - {-c.missing_rows:,} TOO MANY"
     yield Check("every row accounted for", c.missing_rows == 0 and c.deleted_rows == 0, accounted)
     yield Check("no row in two units", c.overlapping_rows == 0, f"{c.overlapping_rows:,} rows claimed twice")
     found = f"{c.stale_rows:,} rows of shards that changed or left the corpus"
@@ -97,14 +104,15 @@ def _sums(c: Certificate) -> Iterator[Check]:
 
 
 def _rows_once(table: LanceTable) -> Check:
-    doubled = 0
+    """Each row has its passages 0, 1, 2, ..., each once."""
+    doubled = cut = 0
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
-        doubled += table.count(
-            f"SELECT _shard, _row, _chunk FROM dataset WHERE _row % {passes} = {number} "
-            "GROUP BY _shard, _row, _chunk HAVING count(*) > 1"
-        )
-    return Check("each record once", doubled == 0, f"{doubled:,} (shard, row, chunk) triples occur more than once")
+        part = f"FROM dataset WHERE _row % {passes} = {number} GROUP BY _shard, _row"
+        doubled += table.count(f"SELECT _shard, _row, _chunk {part}, _chunk HAVING count(*) > 1")
+        cut += table.count(f"SELECT _shard, _row {part} HAVING count(*) < max(_chunk) + 1")
+    found = f"{doubled:,} records occur more than once, {cut:,} rows lack a passage"
+    return Check("each record once", doubled == 0 and cut == 0, found)
 
 
 def _ids_once(table: LanceTable) -> Check:
@@ -121,22 +129,24 @@ def _ids_once(table: LanceTable) -> Check:
 
 
 def _vectors(table: LanceTable) -> Check:
-    """Finite, of unit length, and null exactly where a reason is given."""
+    """Finite, of unit length if the model normalises, and null exactly where a reason is given."""
     field = table.schema.field("vector").type
     stored = "float16" if field.value_type == pa.float16() else "float32"
+    unit_length = table.metadata.identity["normalise"]
     wrong = checked = 0
-    worst = 0.0
+    shortest, longest = np.inf, 0.0
     for batch in table.dataset.scanner(columns=["vector", "_reason"], batch_size=8192).to_batches():
         vector, reason = batch["vector"], batch["_reason"]
         wrong += int(np.sum(vector.is_null().to_numpy(False) != reason.is_valid().to_numpy(False)))
         values = vector.drop_null().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         norms = np.linalg.norm(values.reshape(-1, field.list_size), axis=1)
-        off = np.abs(norms - 1.0)
-        wrong += int(np.sum(~(off <= NORM_TOLERANCE[stored])))  # ~ catches NaN
-        worst = max(worst, float(off.max(initial=0.0)))
+        right = np.abs(norms - 1.0) <= NORM_TOLERANCE[stored] if unit_length else (norms > 0) & np.isfinite(norms)
+        wrong += int(np.sum(~right))  # NaN is never right
+        shortest, longest = min(shortest, norms.min(initial=np.inf)), max(longest, norms.max(initial=0.0))
         checked += len(norms)
-    found = f"{checked:,} vectors of {field.list_size} dimensions, {wrong:,} wrong; norms within {worst:.1e} of 1"
-    return Check("vectors finite and of unit length", wrong == 0, found)
+    name = "vectors finite and of unit length" if unit_length else "vectors finite"
+    found = f"{checked:,} vectors of {field.list_size} dimensions, {wrong:,} wrong"
+    return Check(name, wrong == 0, found + (f"; lengths {shortest:.6f} to {longest:.6f}" if checked else ""))
 
 
 def _files(table: LanceTable) -> Check:
@@ -147,34 +157,59 @@ def _files(table: LanceTable) -> Check:
     return Check("files of the table", True, f"{len(table.dataset.get_fragments()):,} fragment(s) valid")
 
 
-def _sample(table: LanceTable, prepared: Prepared, size: int, chance: random.Random) -> Check:
+def _sample(table: LanceTable, prepared: Prepared, size: int, chance: np.random.Generator) -> Check:
     """Read random rows from the corpus again, embed them by the reference path, compare with what is stored."""
-    records = _random_records(table, size, chance)
+    name = "sample embedded again"
+    records = _random_records(table, list(prepared.by_id()), size, chance)
     if not records:
-        return Check("sample embedded again", True, "no vectors in the table")
-    shards = prepared.by_id()
-    records = [r for r in records if r["_shard"] in shards]
-    texts, ids_match = _texts(records, prepared)
+        return Check(name, True, "no vectors of this corpus in the table")
+    texts, doubts = _texts(records, prepared, _ends(table, records))
     vectors = Reference(prepared.spec).embed(texts)
     stored = np.array([r["vector"] for r in records], np.float32)
-    cosine = np.sum(stored * vectors, axis=1) / np.linalg.norm(stored, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector or one of NaN has no cosine: not alike
+        lengths, wanted = np.linalg.norm(stored, axis=1), np.linalg.norm(vectors, axis=1)
+        cosine = np.nan_to_num(np.sum(stored * vectors, axis=1) / (lengths * wanted), nan=-1.0)
+        alike = np.abs(lengths / wanted - 1) < LENGTH_TOLERANCE
     identity = prepared.metadata.identity
     least = LEAST_COSINE.get((identity["dtype"], identity["vector_dtype"]), LEAST_COSINE_BF16)
-    ok = bool(np.all(cosine >= least)) and ids_match
     found = f"{len(records)} records, lowest cosine {cosine.min():.6f} (at least {least})"
-    return Check("sample embedded again", ok, found + ("" if ids_match else "; ids differ from the corpus"))
+    if unlike := int(np.sum(~(alike & (cosine >= least)))):
+        doubts.insert(0, f"{unlike} are not the vectors of their rows")
+    return Check(name, not doubts, "; ".join([found, *doubts]))
 
 
-def _random_records(table: LanceTable, size: int, chance: random.Random) -> list[dict[str, Any]]:
-    total = table.count_rows()
-    offsets = sorted(chance.sample(range(total), min(total, 2 * size)))
-    columns = ["id", "vector", "_shard", "_row", "_start", "_end", "_reason"]
-    taken = table.dataset.take(offsets, columns=columns).to_pylist()
-    return [record for record in taken if record["_reason"] is None][:size]
+def _random_records(
+    table: LanceTable, shards: list[int], size: int, chance: np.random.Generator
+) -> list[dict[str, Any]]:
+    """`size` records that have a vector and whose shard is in the corpus, each as likely as any other: those that
+    drew the smallest random keys."""
+    keys, offsets, seen = np.zeros(0), np.zeros(0, np.int64), 0
+    for batch in table.dataset.scanner(columns=["_reason", "_shard"], batch_size=65536).to_batches():
+        known = pc.is_in(batch["_shard"], value_set=pa.array(shards, pa.int64()))
+        fit = np.flatnonzero(pc.and_(known, pc.is_null(batch["_reason"])).to_numpy(zero_copy_only=False))
+        keys = np.concatenate([keys, chance.random(len(fit))])
+        offsets = np.concatenate([offsets, seen + fit])
+        first = np.argsort(keys)[:size]
+        keys, offsets, seen = keys[first], offsets[first], seen + batch.num_rows
+    columns = ["id", "vector", "_shard", "_row", "_start", "_end"]
+    taken: list[dict[str, Any]] = table.dataset.take(sorted(offsets.tolist()), columns=columns).to_pylist()
+    return taken
 
 
-def _texts(records: list[dict[str, Any]], prepared: Prepared) -> tuple[list[str], bool]:
-    """The embedded text of each record, from the corpus, and whether the ids are the same there."""
+def _ends(table: LanceTable, records: list[dict[str, Any]]) -> dict[tuple[int, int], int]:
+    """Where the last passage of each record's row ends, by (shard, row)."""
+    shards, rows = ({str(record[name]) for record in records} for name in ("_shard", "_row"))
+    only = f"_shard IN ({', '.join(shards)}) AND _row IN ({', '.join(rows)})"
+    ends: dict[tuple[int, int], int] = defaultdict(int)
+    for r in table.dataset.to_table(columns=["_shard", "_row", "_end"], filter=only).to_pylist():
+        ends[r["_shard"], r["_row"]] = max(ends[r["_shard"], r["_row"]], r["_end"])
+    return ends
+
+
+def _texts(
+    records: list[dict[str, Any]], prepared: Prepared, ends: dict[tuple[int, int], int]
+) -> tuple[list[str], list[str]]:
+    """The embedded text of each record, from the corpus, and what differs there from the table."""
     shards = prepared.by_id()
     places = sorted({(r["_shard"], r["_row"]) for r in records})
     found: dict[tuple[int, int], dict[str, Any]] = {}
@@ -183,5 +218,9 @@ def _texts(records: list[dict[str, Any]], prepared: Prepared) -> tuple[list[str]
         for unit, rows in zip(units, prepared.corpus.read(units, prepared.carried), strict=True):
             found[shard_id, unit.start] = rows.select(["id", "text"]).to_pylist()[0]
     read = [found[r["_shard"], r["_row"]] for r in records]
-    same = all(row["id"] == record["id"] for row, record in zip(read, records, strict=True))
-    return [(row["text"] or "")[r["_start"] : r["_end"]] for row, r in zip(read, records, strict=True)], same
+    doubts = []
+    if renamed := sum(row["id"] != r["id"] for row, r in zip(read, records, strict=True)):
+        doubts.append(f"{renamed} have another id in the corpus")
+    if cut := sum(ends[place] != len(row["text"] or "") for place, row in found.items()):
+        doubts.append(f"the passages of {cut} rows do not reach the end of the text")
+    return [(row["text"] or "")[r["_start"] : r["_end"]] for row, r in zip(read, records, strict=True)], doubts

@@ -113,7 +113,7 @@ def stop_after(monkeypatch, commits):
 def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
     """Nothing is due yet when Ctrl-C comes; the receipts in hand are committed all the same."""
     config = job(tmp_path, run={"commit_every_seconds": 10})
-    real = embed_module._with_ticks
+    real = embed_module.with_ticks
 
     def interrupted(stream, due):
         for number, parcel in enumerate(real(stream, due)):
@@ -121,7 +121,7 @@ def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
                 raise KeyboardInterrupt
             yield parcel
 
-    monkeypatch.setattr(embed_module, "_with_ticks", interrupted)
+    monkeypatch.setattr(embed_module, "with_ticks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     monkeypatch.undo()
@@ -187,6 +187,27 @@ def test_too_many_bad_rows_fail_the_run(tmp_path):
     assert run(job(tmp_path, run={"max_bad_rows": 9})).adds_up
 
 
+def test_too_many_bad_rows_fail_the_next_run_too(tmp_path):
+    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
+    run(job(tmp_path))
+    with pytest.raises(Incomplete, match=r"8 rows have no vector"):
+        run(job(tmp_path, run={"max_bad_rows": 7}))
+
+
+def test_stale_rows_stay_until_the_new_ones_are_in(tmp_path, corpus, monkeypatch):
+    from pipelines.stages import Tokenise
+
+    config = job(tmp_path, run={"stale_rows": "delete"})
+    run(config)
+    (corpus / "part-0.parquet").unlink()
+    write_parquet(corpus, shards=1, first=0, rows=44)
+    with monkeypatch.context() as broken:
+        broken.setattr(Tokenise, "tokenise", lambda self, table: 1 / 0)
+        certificate = run(config)
+    assert (certificate.adds_up, certificate.stale_rows) == (False, 40)
+    assert (run(config).stale_rows, len(rows(config))) == (0, 124)
+
+
 def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus):
     config = job(tmp_path)
     run(config)
@@ -197,6 +218,7 @@ def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus):
         ({"model": {"max_tokens": 9}}, "max_tokens"),
         ({"model": {"weights": "bundled"}}, "weights"),
         ({"corpus": {"text": "{doc_id} {text}"}}, "text"),
+        ({"corpus": {"id": "n"}}, "id"),
         ({"chunking": {"max_tokens": 16, "overlap_tokens": 2}}, "chunking"),
         ({"table": {"vector_dtype": "float16"}}, "vector_dtype"),
     ]:

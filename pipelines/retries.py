@@ -1,0 +1,70 @@
+"""What is tried again, and what is given up.
+
+A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. A unit that vanishes (no receipt,
+no failure) was lost with its process, three times over: it is run alone and then halved, until the one row that kills
+its process is left, which is recorded with a reason. Both are bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from pipelines.errors import VectormillError
+from pipelines.executor import Parcel
+from pipelines.plan import Bundle, Unit, split
+
+ATTEMPTS = 2
+MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs money for nothing
+MOST_LOST_UNITS = 64  # at once; more is a fault of the machines, not of some rows
+
+
+class Retries:
+    """`failures` are the units given up, with why, in words. `say` tells the user."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.failures: list[str] = []
+        self._say = say
+        self._attempts: Counter[int] = Counter()
+
+    def after_failure(self, parcel: Parcel) -> list[Bundle]:
+        """The parcel's units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
+        one too many."""
+        if parcel.fatal:
+            raise VectormillError(f"a replica refuses to work: {parcel.failure}")
+        again: list[Bundle] = []
+        for unit in parcel.bundle:
+            self._attempts[unit.id] += 1
+            if self._attempts[unit.id] < ATTEMPTS:
+                again.append((unit,))
+            else:
+                self.failures.append(f"{unit}: {parcel.failure}")
+                self._say(f"failed: {self.failures[-1]}")
+        if len(self.failures) > MOST_FAILED_UNITS:
+            raise VectormillError(
+                f"{len(self.failures)} units failed, the last one with: {self.failures[-1]}. Stopped; what is committed "
+                "stays, and the same command goes on once the cause is removed."
+            )
+        return again
+
+    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Bundle]) -> tuple[list[Bundle], list[Unit]]:
+        """(bundles to run next, single rows found guilty). `ran`: the bundles in which the lost units travelled.
+
+        Raises VectormillError if so many are lost that it is not for some row's sake."""
+        if len(lost) > MOST_LOST_UNITS:
+            raise VectormillError(
+                f"the engine lost {len(lost):,} units without a word, more than single rows that kill their process "
+                "would explain; look at memory and at the engine's output. What is committed stays."
+            )
+        if lost:
+            self._say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
+        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
+        again: list[Bundle] = []
+        guilty: list[Unit] = []
+        for unit in lost:
+            if unit.id not in alone:
+                again.append((unit,))
+            elif unit.rows > 1:
+                again += [(half,) for half in split(unit)]
+            else:
+                guilty.append(unit)
+        return again, guilty
