@@ -41,8 +41,8 @@ class Retries:
                 self._say(f"failed: {self.failures[-1]}")
         if len(self.failures) > MOST_FAILED_UNITS:
             raise VectormillError(
-                f"{len(self.failures)} units failed, the last one with: {self.failures[-1]}. Stopped; what is committed "
-                "stays, and the same command goes on once the cause is removed."
+                f"{len(self.failures)} units failed, the last one with: {self.failures[-1]}. Stopped; what is "
+                "committed stays, and the same command goes on once the cause is removed."
             )
         return again
 

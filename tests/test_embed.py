@@ -1,5 +1,6 @@
 """The main job in one process, with the fake model, real Lance and real files."""
 
+import shutil
 import threading
 
 import lance
@@ -10,6 +11,7 @@ from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
 from actors.embedder import Embedder
 from actors.spec import ModelSpec
+from actors.weights import locate
 from pipelines import embed as embed_module
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
@@ -38,6 +40,21 @@ def test_every_row_once_with_its_vector(tmp_path, corpus):
     assert np.allclose(np.array([r["vector"] for r in table]), want, atol=2e-5)
     assert all(r["id"] == f"d{r['n']}" for r in table)
     assert certificate.tokens == sum(r["_tokens"] for r in table) > 0
+
+
+def test_tiny_files_travel_in_bundles(tmp_path):
+    """Several units in one parcel, one of them unreadable: only that one fails."""
+    folder = write_parquet(tmp_path / "corpus", shards=50, rows=3)
+    config = job(tmp_path)
+    executor = InlineExecutor()
+    prepared = prepare(config, executor)
+    content = (folder / "part-30.parquet").read_bytes()
+    (folder / "part-30.parquet").unlink()
+    certificate = EmbedRun(prepared, executor, Said()).run()
+    assert (certificate.embedded_rows, certificate.missing_rows, len(certificate.failures)) == (147, 3, 1)
+    (folder / "part-30.parquet").write_bytes(content)
+    assert run(config).adds_up
+    assert len(rows(config)) == len({(r["_shard"], r["_row"]) for r in rows(config)}) == 150
 
 
 def test_second_run_does_nothing(tmp_path, corpus):
@@ -452,3 +469,35 @@ def test_corpus_errors_come_before_any_work(tmp_path):
     with pytest.raises(CorpusError, match="doc_id"):
         run(job(tmp_path, corpus={"id": "docid"}))
     assert not (tmp_path / "db" / "t.lance").exists()
+
+
+# ---------------------------------------------------------------------- what changes between plan and work
+
+
+def test_commit_of_an_older_run_before_the_fence_is_seen(tmp_path, corpus, monkeypatch):
+    """The older run's last commit lands after this run's first look at the table and before its fence."""
+    config = job(tmp_path)
+    real = LanceTable.take_fence
+
+    def late(self, run_id, properties):
+        monkeypatch.undo()
+        assert run(config).adds_up, "the older run finishes just now"
+        real(self, run_id, properties)
+
+    monkeypatch.setattr(LanceTable, "take_fence", late)
+    assert run(config).adds_up
+    assert len(rows(config)) == len(set(ids(config))) == 120
+
+
+def test_weights_that_change_after_the_plan_are_refused(tmp_path, corpus):
+    """The folder holds other weights when the replica starts than when the fingerprint was taken."""
+    weights = tmp_path / "weights"
+    shutil.copytree(locate(ModelSpec("bundled")), weights)
+    config = job(tmp_path, model={"weights": str(weights)})
+    executor = InlineExecutor()
+    prepared = prepare(config, executor)
+    with (weights / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(VectormillError, match="a replica refuses to work"):
+        EmbedRun(prepared, executor, Said()).run()
+    assert rows(config) == []

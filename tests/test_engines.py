@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 import yaml
@@ -15,6 +17,8 @@ from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 from pipelines import embed as embed_module
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError
+from pipelines.executor import Parcel, Stage
+from pipelines.plan import Shard, bundles, cut, spans
 from pipelines.prepare import prepare
 from pipelines.stages import embedder
 
@@ -67,6 +71,23 @@ def test_counting_errors_come_back_as_they_are(tmp_path, executor):
     (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(CorpusError, match=r"broken\.parquet"):
         prepare(ray_job(tmp_path), executor)
+
+
+def label_with_task(parcels):
+    return [replace(p, counts={ray.get_runtime_context().get_task_id(): 1}) for p in parcels]
+
+
+def test_bundles_of_one_span_are_worked_on_by_different_tasks(tmp_path, executor):
+    """A compressed giant is read by one task, but tokenised by many."""
+    shard = Shard("a", 1, "s", "v", "jsonl", 60, seekable=False)
+    (span,) = spans(bundles(cut(shard, 10), 10))
+    assert len(span) == 6
+
+    def read(span):
+        return (Parcel(bundle, rows=pa.table({"a": [1]})) for bundle in span)
+
+    parcels = list(executor.run(read, [Stage("label", lambda: label_with_task, num_cpus=0.5)], [span]))
+    assert len({task for p in parcels for task in p.counts}) == 6
 
 
 # ---------------------------------------------------------------------- processes that die
