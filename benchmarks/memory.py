@@ -6,9 +6,10 @@ committer  in one process: a fenced table takes one receipt after the other and 
            is one real fragment of one row (8 dimensions), written by a helper process. The memory this process holds
            (VmRSS) after each number of units, without a restart in between.
 driver     for each number of rows a fresh process: a whole run of the fake model at full speed over Parquet files of
-           10,000 short rows, 2,048 rows a unit. The peak memory of the driver alone (VmHWM); with Ray, reading,
-           tokenising, embedding and writing happen in other processes. With the inline engine they happen in this one,
-           so its peak says how much a unit takes.
+           10,000 short rows, 2,048 rows a unit. The peak memory of the driver alone (VmHWM), and the CPU seconds it
+           used after planning (scheduling and committing); with Ray, reading, tokenising, embedding and writing
+           happen in other processes. With the inline engine they happen in this one, so its peak says how much a unit
+           takes.
 
 *_growth: memory at the largest over memory at the smallest, the difference in MB, and that difference for a thousand
 more units or a million more rows.
@@ -21,6 +22,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +38,8 @@ from pipelines.config import StorageConfig, parse_job
 from pipelines.display import Display
 from pipelines.embed import WAVE_UNITS, EmbedRun
 from pipelines.executor import Parcel
-from pipelines.lance_table import LanceTable, TableAddress, write_rows
+from pipelines.lance_files import TableAddress, write_rows
+from pipelines.lance_table import LanceTable
 from pipelines.plan import Unit
 from pipelines.prepare import open_executor, prepare
 
@@ -106,7 +109,9 @@ def driver(folder: str, engine: str) -> dict[str, float]:
     with Display(quiet=True).engine_output(), open_executor(job) as executor:
         started_mb = machine.memory_mb("VmHWM")
         run = EmbedRun(prepare(job, executor), executor, Display(quiet=True))
+        cpu = time.process_time()
         certificate = run.run()
+        cpu = time.process_time() - cpu
         assert certificate.adds_up, certificate
         return {
             "rows": certificate.rows,
@@ -114,6 +119,7 @@ def driver(folder: str, engine: str) -> dict[str, float]:
             "commits": run.metrics.commits,
             "started_mb": started_mb,
             "peak_mb": machine.memory_mb("VmHWM"),
+            "cpu_seconds": round(cpu, 2),
             "seconds_embedding": run.metrics.to_dict()["seconds_embedding"],
         }
 
@@ -159,7 +165,9 @@ def main() -> None:
     for found in committing:
         print(f"committer {found['units']:>10,} units  {found['commits']:>5} commits  {found['rss_mb']:8.1f} MB held")
     for found in driving:
-        print(f"driver    {found['rows']:>10,} rows   {found['units']:>5} units    {found['peak_mb']:8.1f} MB at its peak")
+        print(
+            f"driver    {found['rows']:>10,} rows   {found['units']:>5} units    {found['peak_mb']:8.1f} MB at its peak"
+        )
     summary: dict[str, Any] = {"benchmark": "memory", "engine": options.engine}
     summary |= {"committer": committing, "driver": driving}
     summary["committer_growth"] = growth(committing, "rss_mb", "units", 1_000)

@@ -6,8 +6,8 @@ The corpus is the docstrings of the Python standard library in sharded Parquet (
 in front where more rows are wanted. Each round measures both, one after the other, never together:
 
 bare      a fresh process reads all rows, loads the model (neither is timed), then tokenises and embeds one work unit
-          after the other: TextTokenizer.encode, Embedder.embed. Same units, token budget and threads as the pipeline's
-          replica.
+          after the other: TextTokenizer.encode, Embedder.embed. Same units, token budget, threads and (Ray starts its
+          workers with nice 15) niceness as the pipeline's replica, so that whatever else runs slows both alike.
 pipeline  a run of the job from an empty table: read, tokenise, embed, write, commit. Once started: the clock runs
           from the moment the replica begins its first unit to the moment the driver has the last receipt, and all
           tokens count. So starting Ray and loading the model are left out; waiting for readers, writing and the end
@@ -21,6 +21,7 @@ last receipt: tokens of all receipts but the first / seconds between the two.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sysconfig
 import tempfile
@@ -47,6 +48,7 @@ from pipelines.prepare import open_executor, prepare
 
 SHARDS = 8
 WARM_UP_TEXTS = 16
+NICENESS = {"ray": 15, "inline": 0}  # of the process that embeds
 
 
 def write_corpus(folder: Path, rows: int) -> None:
@@ -86,18 +88,20 @@ def bare(job: dict[str, Any]) -> dict[str, float]:
     from actors.embedder import Embedder
     from actors.tokenizer import TextTokenizer
 
+    os.nice(NICENESS[job["run"]["engine"]])
     config = parse_job({**job, "run": {**job["run"], "engine": "inline"}})
     with open_executor(config) as executor:
         prepared = prepare(config, executor)
     texts = [_texts(prepared, bundle) for bundle in _bundles(prepared)]
     tokenizer, embedder = TextTokenizer(prepared.spec), Embedder(prepared.spec)
     embedder.embed_documents(texts[0][:WARM_UP_TEXTS])
-    tokens, tokenising, embedding = 0, 0.0, 0.0
+    tokens, tokenising, embedding, cpu = 0, 0.0, 0.0, 0.0
     for unit in texts:
         started = time.perf_counter()
         encoded = tokenizer.encode(unit)
-        encoded_at = time.perf_counter()
+        encoded_at, cpu_at = time.perf_counter(), time.process_time()
         embedder.embed(encoded.ids, encoded.offsets)
+        cpu += time.process_time() - cpu_at
         tokenising += encoded_at - started
         embedding += time.perf_counter() - encoded_at
         tokens += len(encoded.ids)
@@ -107,7 +111,9 @@ def bare(job: dict[str, Any]) -> dict[str, float]:
         "tokens_per_second_embedding": round(tokens / embedding, 1),
         "tokenise_seconds": round(tokenising, 3),
         "embed_seconds": round(embedding, 3),
+        "cores_while_embedding": round(cpu / embedding, 2),
         "threads": prepared.spec.threads or 0,
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
     }
 
 
@@ -144,9 +150,9 @@ class Watched:
             self.receipts.append((time.monotonic(), parcel.counts.get("tokens", 0)))
             yield parcel
 
-    def work(self) -> list[tuple[float, float]]:
-        """When the replicas worked: (begin, end) of each call, in order."""
-        return sorted((begin, end) for begin, end in map(json.loads, self._log.read_text().splitlines()))
+    def work(self) -> list[tuple[float, float, float, int]]:
+        """When the replicas worked: (begin, end, CPU seconds, niceness) of each call, in order."""
+        return sorted(tuple(json.loads(line)) for line in self._log.read_text().splitlines())
 
 
 def _noting(stage: Stage, log: str) -> Stage:
@@ -154,10 +160,11 @@ def _noting(stage: Stage, log: str) -> Stage:
         function = stage.make()
 
         def noted(parcels: list[Parcel]) -> list[Parcel]:
-            began = time.monotonic()
+            began, cpu = time.monotonic(), time.process_time()
             done = list(function(parcels))
             with open(log, "a") as lines:
-                lines.write(json.dumps([began, time.monotonic()]) + "\n")
+                note = [began, time.monotonic(), time.process_time() - cpu, os.getpriority(os.PRIO_PROCESS, 0)]
+                lines.write(json.dumps(note) + "\n")
             return done
 
         return noted
@@ -177,11 +184,12 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
     assert certificate.adds_up, certificate
     work, receipts = watched.work(), watched.receipts
     began, last_receipt = work[0][0], receipts[-1][0]
-    busy = sum(end - begin for begin, end in work)
+    busy = sum(end - begin for begin, end, _, _ in work)
     between = last_receipt - receipts[0][0]
     return {
         "tokens": certificate.tokens,
         "threads": prepared.spec.threads or 0,
+        "niceness": work[0][3],
         "tokens_per_second": round(certificate.tokens / (last_receipt - began), 1),
         "tokens_per_second_receipts": round((certificate.tokens - receipts[0][1]) / between, 1) if between else None,
         "receipts": len(receipts),
@@ -189,6 +197,7 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
         "seconds_before_first_unit": round(began - started, 2),
         "seconds_once_started": round(last_receipt - began, 2),
         "idle_share": round(1 - busy / replicas / (work[-1][1] - began), 4),
+        "cores_while_embedding": round(sum(cpu for _, _, cpu, _ in work) / busy, 2),
         "seconds_after_last_unit": round(last_receipt - work[-1][1], 2),
         "stage_seconds": {name: round(spent, 3) for name, spent in sorted(run.metrics.seconds.items())},
     }
@@ -202,7 +211,7 @@ def one_round(folder: Path, number: int, engine: str, weights: str) -> dict[str,
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         alone = fresh.submit(bare, job).result()
     whole = pipeline(parse_job(job), folder / f"work-{number}.jsonl")
-    for name in ("tokens", "threads"):
+    for name in ("tokens", "threads", "niceness"):
         assert whole[name] == alone[name], f"both have the same {name}: {whole[name]}, {alone[name]}"
     return {
         "ratio": round(whole["tokens_per_second"] / alone["tokens_per_second"], 4),

@@ -11,7 +11,7 @@ raw           as many bytes as the table's data files have, from the same vector
 raw_synced    the same with an fsync of each file
 
 MB/s is bytes of the data files (10^6) over wall seconds. Two ratios: lance/raw, both into the page cache (Lance itself
-calls no fsync), and lance_synced/raw_synced, both to the disk. Medians over the rounds, for float32 and float16 vectors.
+calls no fsync), and lance_synced/raw_synced, both to the disk. Medians over the rounds, for vectors of both precisions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import StorageConfig
-from pipelines.lance_table import LanceTable, TableAddress, write_rows
+from pipelines.lance_files import TableAddress, write_rows
+from pipelines.lance_table import LanceTable
 from pipelines.schema import TableMetadata, table_schema
 
 PIECE_BYTES = 8 << 20
@@ -162,7 +163,9 @@ def main() -> None:
             firsts = range(0, options.fragments * options.rows, options.rows)
             parts = [records(first, options.rows, options.dimensions, kind) for first in firsts]
             found[kind] = measure(base, parts, schema_for(options.dimensions, kind), options.rounds)
-    print(f"{'vectors':>8} {'lance MB/s':>11} {'raw MB/s':>9} {'ratio':>6} {'synced: lance':>14} {'raw':>7} {'ratio':>6}")
+    print(
+        f"{'vectors':>8} {'lance MB/s':>11} {'raw MB/s':>9} {'ratio':>6} {'synced: lance':>14} {'raw':>7} {'ratio':>6}"
+    )
     for kind, f in found.items():
         rate = f["mb_per_second"]
         cached = f"{rate['lance']:11,.0f} {rate['raw']:9,.0f} {f['ratio']:6.2f}"

@@ -40,7 +40,8 @@ class Totals:
 @dataclass
 class Checkpoint:
     """done: the committed row ranges of each shard of the corpus. stale: row counts of shards that are not in it.
-    deleted_rows: rows of committed units that were deleted since. overlaps: rows that two units claim (a defect)."""
+    deleted_rows: rows of committed units that were deleted since. overlaps: rows that are in the table more than once
+    (a defect)."""
 
     done: dict[int, list[Range]] = field(default_factory=dict)
     units: int = 0
@@ -65,7 +66,8 @@ def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]
         start, stop = _range_of(found, shard, rows_per_unit)
         ranges[found.shard].append((start, stop))
         state.units += 1
-        state.deleted_rows += (stop - start) - found.rows
+        state.deleted_rows += max(0, (stop - start) - found.rows)
+        state.overlaps += max(0, found.rows - (stop - start))
     for shard_id, claimed in ranges.items():
         claimed.sort()
         state.done[shard_id] = claimed

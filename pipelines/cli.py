@@ -168,7 +168,7 @@ def schema() -> None:
 
 
 def _address(target: str, overrides: list[str] | None) -> Any:
-    from pipelines.lance_table import TableAddress
+    from pipelines.lance_files import TableAddress
 
     if target.endswith((".yaml", ".yml")):
         job = load_job(target, overrides or ())

@@ -243,6 +243,9 @@ def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
         ) from None
 
 
+TEXTS = ("corpus.text", "model.prompt")  # taken as they are: a template in braces would be a YAML mapping
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     names = key.split(".")
@@ -250,11 +253,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as section.field=value, for example --set run.replicas=4")
     node = data
     for name in names[:-1]:
-        node = node.setdefault(name, {})
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {name} is not a section")
     try:
-        node[names[-1]] = yaml.safe_load(value)
+        node[names[-1]] = value if key in TEXTS else yaml.safe_load(value)
     except yaml.YAMLError as bad:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {bad}") from None
 

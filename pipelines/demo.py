@@ -20,7 +20,7 @@ from pipelines import report
 from pipelines.config import load_job
 from pipelines.display import Display
 from pipelines.embed import embed
-from pipelines.lance_table import TableAddress
+from pipelines.lance_files import TableAddress
 from pipelines.search import Searcher
 
 JOB = "configs/demo.yaml"

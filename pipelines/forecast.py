@@ -9,13 +9,15 @@ from pipelines import sizing
 from pipelines.checkpoint import pending, read_checkpoint
 from pipelines.config import JobConfig
 from pipelines.display import Display
+from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import open_executor, prepare, sample, uses_gpu
 
 
 def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
     """Counts are exact; tokens and hours are estimates from a sample of rows and the model's size."""
-    with display.engine_output(), open_executor(job) as executor:
+    address = TableAddress(job.table.location, job.storage)
+    with display.engine_output(), open_executor(job) as executor, reading(address):
         prepared = prepare(job, executor)
         size = prepared.metadata.rows_per_unit
         table = LanceTable.open(prepared.address)

@@ -1,7 +1,7 @@
-"""The table as a run sees it: the only file that writes to Lance.
+"""The table as a run sees it: creation, the fence, commits, and what is in it.
 
-The commit is the checkpoint. Workers write data files (`write_rows`) that nobody can see; one committer makes many
-units visible in one transaction. Each such transaction is
+The commit is the checkpoint. Workers write data files (lance_files.write_rows) that nobody can see; one committer makes
+many units visible in one transaction. Each such transaction is
 
     Update(removed_fragment_ids=[FENCE_ID], new_fragments=...)
 
@@ -14,55 +14,27 @@ pylance. A plain Append duplicates rows when a driver is killed or a commit's an
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
-from lance.fragment import FragmentMetadata, write_fragments
+from lance.fragment import FragmentMetadata
 
 from pipelines.checkpoint import Totals, UnitInTable
-from pipelines.config import StorageConfig
 from pipelines.errors import Superseded, TableError
+from pipelines.lance_files import TableAddress, reading
 from pipelines.schema import TableMetadata
-from pipelines.storage import explain, filesystem_for, is_s3, lance_options, local_path
+from pipelines.storage import explain, filesystem_for
 
 FENCE_ID = 2**31 - 1
-FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 RUN_PROPERTY = "vectormill.run"
 COMMIT_ATTEMPTS = 6
-CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
-
-
-@dataclass(frozen=True)
-class TableAddress:
-    """Where a table is and how to reach it: small and picklable, travels to the workers.
-
-    location: as the user wrote it. uri: the same, absolute, because workers run in other folders."""
-
-    location: str
-    storage: StorageConfig
-    uri: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "uri", self.location if is_s3(self.location) else local_path(self.location))
-
-    @property
-    def options(self) -> dict[str, str] | None:
-        """Lance's storage options; credentials are found by the standard chain."""
-        return lance_options(self.storage) if is_s3(self.location) else None
-
-    def open(self) -> lance.LanceDataset:
-        session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
-        return lance.dataset(self.uri, storage_options=self.options, session=session)
 
 
 class LanceTable:
@@ -299,7 +271,8 @@ class LanceTable:
         return {}
 
     def _sql(self, query: str) -> pa.Table:
-        return self._dataset.sql(query).build().to_stream_reader().read_all()
+        with reading(self.address):
+            return self._dataset.sql(query).build().to_stream_reader().read_all()
 
     # ------------------------------------------------------------------ orphans
 
@@ -323,30 +296,3 @@ class LanceTable:
             for path, modified in zip(*(present[c].to_pylist() for c in ("path", "last_modified")), strict=True)
             if path.startswith("data/") and path not in tracked and modified <= limit
         ]
-
-
-@cache
-def _dataset_for_writing(address: TableAddress) -> lance.LanceDataset:
-    """One handle a process: a URI would cost two more requests a write."""
-    return address.open()
-
-
-def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
-    """Write rows as invisible data files of the table; returns the fragments' metadata as JSON.
-
-    `rows` must have exactly the table's columns and types. Raises OSError when the store fails; nothing is visible
-    then, and what was written is an orphan."""
-    if rows.num_rows == 0:
-        return ()
-    dataset = _dataset_for_writing(address)
-    batches = rows.to_reader(max_chunksize=8192)  # whole-table batches double the memory
-    fragments = write_fragments(
-        batches,
-        dataset,
-        schema=rows.schema,
-        data_storage_version=FILE_FORMAT,
-        storage_options=address.options,
-    )
-    written = sum(fragment.physical_rows for fragment in fragments)
-    assert written == rows.num_rows, f"wrote {written} of {rows.num_rows} rows"
-    return tuple(json.dumps(fragment.to_json()) for fragment in fragments)

@@ -11,8 +11,8 @@ import lancedb
 from lancedb.index import IvfSq
 
 from pipelines.display import Display
-from pipelines.lance_table import TableAddress
-from pipelines.status import open_table, reading
+from pipelines.lance_files import TableAddress, reading
+from pipelines.status import open_table
 
 ROWS_PER_FRAGMENT = 1 << 20
 INDEX_FROM_ROWS = 100_000  # below, exact search takes milliseconds

@@ -14,9 +14,10 @@ from actors.spec import ModelSpec
 from actors.weights import locate
 from pipelines import sizing
 from pipelines.config import JobConfig
-from pipelines.errors import ConfigError, FingerprintMismatch, TableError
+from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
 from pipelines.executor import Executor, InlineExecutor
-from pipelines.lance_table import LanceTable, TableAddress
+from pipelines.lance_files import TableAddress
+from pipelines.lance_table import LanceTable
 from pipelines.plan import Shard, Unit
 from pipelines.schema import TableMetadata, table_schema
 from pipelines.source import Corpus, scan_all
@@ -122,6 +123,8 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     facts["chunking"] = job.chunking.model_dump() if job.chunking else None
     _check_chunking(job, facts["max_tokens"])
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
+    if not any(shard.rows for shard in shards):
+        raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
     carried = corpus.carried([shard.listing for shard in shards if shard.rows])
     if table is not None:  # its types were decided once; later shards are cast to them
         known = table.schema.names

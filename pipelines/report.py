@@ -45,12 +45,12 @@ def certificate(console: Console, c: Certificate) -> None:
         "= embedded": c.embedded_rows,
         "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
     }
-    if c.deleted_rows:
+    if c.deleted_rows > 0:
         lines["+ deleted since"] = c.deleted_rows
     if c.missing_rows > 0:
         lines["+ MISSING"] = c.missing_rows
-    if c.missing_rows < 0:
-        lines["- TOO MANY"] = -c.missing_rows
+    if (extra := -min(c.missing_rows, 0) - min(c.deleted_rows, 0)) > 0:
+        lines["- TOO MANY"] = extra
     if c.overlapping_rows:
         lines["in two units"] = c.overlapping_rows
     lines |= {
@@ -130,7 +130,7 @@ def forecast(console: Console, f: dict[str, Any]) -> None:
         "already in the table": f["rows"] - f["rows_to_embed"],
         "to embed": f"{f['rows_to_embed']:,} rows in {f['units_to_embed']:,} unit(s) of up to {f['rows_per_unit']:,}",
         "tokens": f"about {f['tokens_estimate']:,} ({f['tokens_per_row_estimate']:,} a row)",
-        "vectors": f"about {size(f['vector_bytes_estimate'])}",
+        "vectors": f"about {f['vectors_estimate']:,} ({size(f['vector_bytes_estimate'])})",
         "time": "unknown for this model" if hours is None else f"about {duration(hours * 3600)} of one replica",
         "table": f["table"],
         "fingerprint": f["fingerprint"],

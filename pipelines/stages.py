@@ -22,7 +22,7 @@ from pipelines.chunking import passages
 from pipelines.config import ChunkingConfig
 from pipelines.errors import VectormillError
 from pipelines.executor import Parcel, StageFunction
-from pipelines.lance_table import TableAddress, write_rows
+from pipelines.lance_files import TableAddress, write_rows
 from pipelines.plan import Bundle, Span, Unit
 from pipelines.source import Corpus
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipelines.errors import TableError
-from pipelines.lance_table import RUN_PROPERTY, LanceTable, TableAddress
-from pipelines.storage import explain, filesystem_for
+from pipelines.lance_files import TableAddress, reading
+from pipelines.lance_table import RUN_PROPERTY, LanceTable
+from pipelines.storage import filesystem_for
 
 BAD_ROWS_SHOWN = 10
 
@@ -26,22 +23,6 @@ def open_table(address: TableAddress) -> LanceTable:
             "check table.uri and table.name."
         )
     return table
-
-
-@contextmanager
-def reading(address: TableAddress) -> Iterator[None]:
-    """Gives what Lance raises over a file that is gone, damaged or out of reach as one clear error."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as bad:
-        found = re.search(r"/data/([\w-]+\.lance)\b", str(bad)) if "not found" in str(bad).lower() else None
-        if found or re.search(r"corrupt|failed to fill whole buffer|out of bounds", str(bad)):
-            what = f"the data file {found[1]} is gone" if found else "a data file is damaged"
-            raise TableError(
-                f"{address.location}: {what}, so the table cannot be read. Put it back from a copy, or delete the "
-                "table and run `vectormill embed` again."
-            ) from bad
-        raise explain(bad, address.location) from bad
 
 
 def status(address: TableAddress, bad_rows_shown: int = BAD_ROWS_SHOWN) -> dict[str, Any]:

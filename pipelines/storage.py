@@ -26,7 +26,10 @@ REQUEST_SECONDS = 60
 Found = tuple[str, int, str]  # path below the listed folder, size in bytes, stamp
 
 CAUSES = (
-    (r"NoCredentials|locate credentials|CredentialsNotLoaded|no credentials", "no credentials were found",
+    (r"error sending request", "no server answers at the store's endpoint",
+     "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network"),
+    (r"NoCredentials|locate credentials|Failed to get AWS credentials|CredentialsNotLoaded|no credentials",
+     "no credentials were found",
      "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role; a public bucket is read with "
      "storage.anonymous: true"),
     (r"NoSuchBucket|NO_SUCH_BUCKET|bucket does not exist", "there is no such bucket",

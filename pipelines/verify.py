@@ -20,15 +20,17 @@ from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.embed import account
 from pipelines.executor import Executor
-from pipelines.lance_table import LanceTable, TableAddress
+from pipelines.lance_files import TableAddress, reading
+from pipelines.lance_table import LanceTable
 from pipelines.plan import single_row
 from pipelines.prepare import Prepared, open_executor, prepare
-from pipelines.status import open_table, reading
+from pipelines.status import open_table
 
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
 LEAST_COSINE_BF16 = 0.999
+UNSEEN_REASONS = ("duplicate_id", "non_finite", "crashes_worker")  # not seen by reading one row alone
 LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
 
 
@@ -78,6 +80,7 @@ def _verify(job: JobConfig, executor: Executor, display: Display, sample: int, c
         "every vector": lambda: _vectors(table),
         "the table's files": lambda: _files(table),
         "a sample against the reference": lambda: _sample(table, prepared, sample, chance),
+        "a sample of the bad rows": lambda: _bad_sample(table, prepared, sample, chance),
     }
     certificate = account(prepared, table)
     checks = [Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"), *_sums(certificate)]
@@ -89,12 +92,12 @@ def _verify(job: JobConfig, executor: Executor, display: Display, sample: int, c
 
 def _sums(c: Certificate) -> Iterator[Check]:
     accounted = f"{c.rows:,} rows = {c.embedded_rows:,} embedded + {c.bad_rows:,} with a reason"
-    if c.deleted_rows:
+    if c.deleted_rows > 0:
         accounted += f" + {c.deleted_rows:,} deleted from the table since"
     if c.missing_rows > 0:
         accounted += f" + {c.missing_rows:,} MISSING (run `vectormill embed` again)"
-    elif c.missing_rows < 0:
-        accounted += f" - {-c.missing_rows:,} TOO MANY"
+    if (extra := -min(c.missing_rows, 0) - min(c.deleted_rows, 0)) > 0:
+        accounted += f" - {extra:,} TOO MANY"
     yield Check("every row accounted for", c.missing_rows == 0 and c.deleted_rows == 0, accounted)
     yield Check("no row in two units", c.overlapping_rows == 0, f"{c.overlapping_rows:,} rows claimed twice")
     found = f"{c.stale_rows:,} rows of shards that changed or left the corpus"
@@ -160,10 +163,11 @@ def _files(table: LanceTable) -> Check:
 def _sample(table: LanceTable, prepared: Prepared, size: int, chance: np.random.Generator) -> Check:
     """Read random rows from the corpus again, embed them by the reference path, compare with what is stored."""
     name = "sample embedded again"
-    records = _random_records(table, list(prepared.by_id()), size, chance)
+    records = _random_records(table, prepared, "_reason IS NULL AND vector IS NOT NULL", size, chance)
     if not records:
         return Check(name, True, "no vectors of this corpus in the table")
-    texts, doubts = _texts(records, prepared, _ends(table, records))
+    rows = _read_again(records, prepared)
+    texts = [(row["text"] or "")[r["_start"] : r["_end"]] for row, r in zip(rows, records, strict=True)]
     vectors = Reference(prepared.spec).embed(texts)
     stored = np.array([r["vector"] for r in records], np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector or one of NaN has no cosine: not alike
@@ -172,27 +176,49 @@ def _sample(table: LanceTable, prepared: Prepared, size: int, chance: np.random.
         alike = np.abs(lengths / wanted - 1) < LENGTH_TOLERANCE
     identity = prepared.metadata.identity
     least = LEAST_COSINE.get((identity["dtype"], identity["vector_dtype"]), LEAST_COSINE_BF16)
-    found = f"{len(records)} records, lowest cosine {cosine.min():.6f} (at least {least})"
-    if unlike := int(np.sum(~(alike & (cosine >= least)))):
-        doubts.insert(0, f"{unlike} are not the vectors of their rows")
-    return Check(name, not doubts, "; ".join([found, *doubts]))
+    carried = ["id", *prepared.carried.names]
+    ends = _ends(table, records)
+    doubts = {
+        "are not the vectors of their rows": ~(alike & (cosine >= least)),
+        "have another id or other columns in the corpus": [
+            any(repr(row[c]) != repr(r[c]) for c in carried) for row, r in zip(rows, records, strict=True)
+        ],
+        "are of rows whose passages do not reach the end of the text": [
+            ends[r["_shard"], r["_row"]] != len(row["text"] or "") for row, r in zip(rows, records, strict=True)
+        ],
+    }
+    found = [f"{len(records)} records, lowest cosine {cosine.min():.6f} (at least {least})"]
+    found += [f"{int(np.sum(which))} {what}" for what, which in doubts.items() if np.any(which)]
+    return Check(name, len(found) == 1, "; ".join(found))
+
+
+def _bad_sample(table: LanceTable, prepared: Prepared, size: int, chance: np.random.Generator) -> Check:
+    """Rows without a vector must have a reason in the corpus, as far as reading one row alone can tell."""
+    only = f"_reason NOT IN ({', '.join(repr(reason) for reason in UNSEEN_REASONS)})"
+    records = _random_records(table, prepared, only, size, chance)
+    good = sum(row["_reason"] is None for row in _read_again(records, prepared))
+    found = f"{len(records)} rows with a reason read again, {good} have none in the corpus"
+    return Check("bad rows are bad", good == 0, found)
 
 
 def _random_records(
-    table: LanceTable, shards: list[int], size: int, chance: np.random.Generator
+    table: LanceTable, prepared: Prepared, only: str, size: int, chance: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """`size` records that have a vector and whose shard is in the corpus, each as likely as any other: those that
-    drew the smallest random keys."""
-    keys, offsets, seen = np.zeros(0), np.zeros(0, np.int64), 0
-    for batch in table.dataset.scanner(columns=["_reason", "_shard"], batch_size=65536).to_batches():
-        known = pc.is_in(batch["_shard"], value_set=pa.array(shards, pa.int64()))
-        fit = np.flatnonzero(pc.and_(known, pc.is_null(batch["_reason"])).to_numpy(zero_copy_only=False))
-        keys = np.concatenate([keys, chance.random(len(fit))])
-        offsets = np.concatenate([offsets, seen + fit])
+    """`size` records of the corpus's shards that a filter lets through, each as likely as any other: those that draw
+    the smallest random keys."""
+    shards = pa.array(list(prepared.by_id()), pa.int64())
+    keys, addresses = np.zeros(0), np.zeros(0, np.int64)
+    scan = table.dataset.scanner(columns=["_shard"], filter=only, with_row_id=True, batch_size=65536)
+    for batch in scan.to_batches():
+        fit = batch["_rowid"].filter(pc.is_in(batch["_shard"], value_set=shards)).to_numpy(zero_copy_only=False)
+        keys, addresses = np.concatenate([keys, chance.random(len(fit))]), np.concatenate([addresses, fit])
         first = np.argsort(keys)[:size]
-        keys, offsets, seen = keys[first], offsets[first], seen + batch.num_rows
-    columns = ["id", "vector", "_shard", "_row", "_start", "_end"]
-    taken: list[dict[str, Any]] = table.dataset.take(sorted(offsets.tolist()), columns=columns).to_pylist()
+        keys, addresses = keys[first], addresses[first]
+    if not len(addresses):
+        return []
+    columns = ["id", *prepared.carried.names, "vector", "_shard", "_row", "_start", "_end"]
+    only = f"_rowid IN ({', '.join(str(int(address)) for address in addresses)})"
+    taken: list[dict[str, Any]] = table.dataset.to_table(columns=columns, filter=only).to_pylist()
     return taken
 
 
@@ -206,21 +232,13 @@ def _ends(table: LanceTable, records: list[dict[str, Any]]) -> dict[tuple[int, i
     return ends
 
 
-def _texts(
-    records: list[dict[str, Any]], prepared: Prepared, ends: dict[tuple[int, int], int]
-) -> tuple[list[str], list[str]]:
-    """The embedded text of each record, from the corpus, and what differs there from the table."""
+def _read_again(records: list[dict[str, Any]], prepared: Prepared) -> list[dict[str, Any]]:
+    """The row of the corpus behind each record."""
     shards = prepared.by_id()
     places = sorted({(r["_shard"], r["_row"]) for r in records})
     found: dict[tuple[int, int], dict[str, Any]] = {}
     for shard_id in dict.fromkeys(shard for shard, _ in places):
         units = [single_row(shards[shard_id], row) for shard, row in places if shard == shard_id]
         for unit, rows in zip(units, prepared.corpus.read(units, prepared.carried), strict=True):
-            found[shard_id, unit.start] = rows.select(["id", "text"]).to_pylist()[0]
-    read = [found[r["_shard"], r["_row"]] for r in records]
-    doubts = []
-    if renamed := sum(row["id"] != r["id"] for row, r in zip(read, records, strict=True)):
-        doubts.append(f"{renamed} have another id in the corpus")
-    if cut := sum(ends[place] != len(row["text"] or "") for place, row in found.items()):
-        doubts.append(f"the passages of {cut} rows do not reach the end of the text")
-    return [(row["text"] or "")[r["_start"] : r["_end"]] for row, r in zip(read, records, strict=True)], doubts
+            found[shard_id, unit.start] = rows.to_pylist()[0]
+    return [found[r["_shard"], r["_row"]] for r in records]

@@ -87,8 +87,12 @@ def test_missing_and_undecodable_files(tmp_path):
 
 def test_overrides(tmp_path):
     path = write(tmp_path, MINIMAL)
-    loaded = load_job(path, ["run.replicas=4", "chunking.max_tokens=128", "model.revision=null", "corpus.text='{a}'"])
+    loaded = load_job(path, ["run.replicas=4", "chunking.max_tokens=128", "model.revision=null", "corpus.text={a}"])
     assert (loaded.run.replicas, loaded.chunking.max_tokens, loaded.corpus.text) == (4, 128, "{a}")
+    null_section = write(tmp_path, MINIMAL + "chunking: null\n")
+    loaded = load_job(null_section, ["chunking.max_tokens=64", "chunking.overlap_tokens=0", "corpus.text={a}: {b}"])
+    assert (loaded.chunking.max_tokens, loaded.corpus.text) == (64, "{a}: {b}")
+    path = write(tmp_path, MINIMAL)
     for wrong in ("run.replicas", "=3", "run..x=1", "corpus.uri.x=1"):
         with pytest.raises(ConfigError, match="--set"):
             load_job(path, [wrong])

@@ -8,7 +8,7 @@ import pytest
 import pytrec_eval
 from jobs import job, run
 
-from pipelines.lance_table import TableAddress
+from pipelines.lance_files import TableAddress
 from pipelines.search import Searcher
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"

@@ -16,7 +16,8 @@ from pipelines import embed as embed_module
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
 from pipelines.executor import InlineExecutor, Parcel
-from pipelines.lance_table import LanceTable, TableAddress
+from pipelines.lance_files import TableAddress
+from pipelines.lance_table import LanceTable
 from pipelines.prepare import prepare
 
 

@@ -11,7 +11,8 @@ from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
 from pipelines.errors import Superseded, TableError
-from pipelines.lance_table import FENCE_ID, RUN_PROPERTY, LanceTable, TableAddress, write_rows
+from pipelines.lance_files import TableAddress, write_rows
+from pipelines.lance_table import FENCE_ID, RUN_PROPERTY, LanceTable
 from pipelines.schema import TableMetadata, table_schema
 
 METADATA = TableMetadata({"weights": "abc", "dimensions": 4}, {"weights": "fake"}, 8)

@@ -123,6 +123,13 @@ def test_deleted_rows_do_not_reopen_a_unit():
     assert state.deleted_rows == 4
 
 
+def test_doubled_records_are_seen_and_do_not_hide_deleted_ones():
+    s = shard(40)
+    first, second = cut(s, 20)
+    state = read_checkpoint({s.id: s}, [in_table(first, rows=21), in_table(second, rows=19)], 20)
+    assert (state.overlaps, state.deleted_rows) == (1, 1)
+
+
 def test_overlapping_units_are_seen():
     s = shard(20)
     (whole,) = cut(s, 20)

@@ -1,0 +1,48 @@
+"""The benchmarks run, in their tiniest size: what they measure here means nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(name, *arguments):
+    """Run a benchmark; its last line, parsed."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_pipeline():
+    found = run("pipeline", "--rows", "40", "--rounds", "2", "--engine", "inline", "--weights", "fake:50000")
+    assert len(found["each_round"]) == 2
+    assert 0.1 < found["ratio"] < 1.5
+    stages = found["each_round"][0]["pipeline"]["stage_seconds"]
+    assert set(stages) == {"read", "tokenise", "embed", "write"}
+    assert {"cpu", "cores", "torch", "ray", "pylance", "date"} <= set(found)
+
+
+def test_write():
+    found = run("write", "--fragments", "2", "--rows", "512", "--dimensions", "64", "--rounds", "1")
+    assert found["float32"]["ratio"] > 0
+    assert found["float16"]["ratio_synced"] > 0
+    assert found["float32"]["data_mb"] == pytest.approx(found["float32"]["logical_mb"], rel=0.5)
+
+
+def test_memory():
+    found = run("memory", "--units", "3", "130", "--rows", "500", "12000", "--engine", "inline")
+    assert [step["commits"] for step in found["committer"]] == [1, 3]
+    assert [step["rows"] for step in found["driver"]] == [500, 12000]
+    assert found["committer_growth"]["ratio"] > 0
+    assert "mb_per_1000000_rows" in found["driver_growth"]
+
+
+def test_planning():
+    found = run("planning", "--files", "30")
+    assert found["cold"]["shards"] == 30
+    assert found["cold"]["rows"] == found["with_cache"]["rows"] == 90
