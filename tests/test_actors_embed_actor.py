@@ -3,12 +3,15 @@
 import pickle
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors import embed_actor
 from actors.embed_actor import EmbedActor
 from actors.embedder import Embedder
 from actors.reference import Reference
@@ -116,3 +119,31 @@ def test_the_fake_runs_at_the_speed_asked() -> None:
     begin = time.perf_counter()
     embedder.embed_documents(["one two three four five six seven eight nine"] * 40)
     assert 0.2 <= time.perf_counter() - begin < 5
+
+
+def test_model_is_built_and_called_in_one_thread(monkeypatch):
+    """Engines build a replica in one thread and call it from others; the model must not notice."""
+    threads = set()
+
+    class Noting(embed_actor.Embedder):
+        def __init__(self, spec):
+            threads.add(threading.get_ident())
+            super().__init__(spec)
+
+        def embed(self, ids, offsets):
+            threads.add(threading.get_ident())
+            return super().embed(ids, offsets)
+
+    monkeypatch.setattr(embed_actor, "Embedder", Noting)
+    actor = embed_actor.EmbedActor(ModelSpec("fake"))
+    table = pa.table(
+        {
+            "_ids": pa.array([[1, 2]], pa.list_(pa.int32())),
+            "_reason": pa.array([None], pa.string()),
+            "_detail": pa.array([None], pa.string()),
+        }
+    )
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(actor, [table] * 4))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
