@@ -29,7 +29,7 @@ SHARDS = 8
 PASSAGES = 3_000
 SHORTEST = 120  # characters of a docstring worth finding
 NOT_WANTED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "ensurepip", "__pycache__"}
-QUESTIONS = ("compress a file", "run another program and read what it prints", "the probability of rare events")
+QUESTIONS = ("compress a file", "start another program and capture its output", "compare two directories")
 
 
 def docstrings(library: Path) -> Iterator[tuple[str, str]]:
