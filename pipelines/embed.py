@@ -97,8 +97,9 @@ class EmbedRun:
             try:
                 while wave := list(islice(units, size)):
                     self._wave(wave, committer)
-            except KeyboardInterrupt:
-                self._commit(committer)  # what is written need not be embedded again
+            except (KeyboardInterrupt, VectormillError):
+                if done := committer.commit():  # what is written need not be embedded again
+                    self.metrics.committed(done)
                 raise
 
     def _say_what_was_found(self, state: Checkpoint) -> None:

@@ -28,7 +28,7 @@ class Parcel:
     """The unit of exchange between stages.
 
     bundle: the units it covers. rows: their table, dropped once written. failure: why it went no further.
-    fatal: no other parcel will get further either (the replica refuses its weights), so the run stops.
+    fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops.
     seconds: time spent, by stage. counts: tokens and the like, summed up by the driver.
     fragments: JSON of the Lance fragments written for it (with `failure` None this makes it a receipt)."""
 

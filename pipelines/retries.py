@@ -30,7 +30,7 @@ class Retries:
         """The parcel's units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
         one too many."""
         if parcel.fatal:
-            raise VectormillError(f"a replica refuses to work: {parcel.failure}")
+            raise VectormillError(str(parcel.failure))
         again: list[Bundle] = []
         for unit in parcel.bundle:
             self._attempts[unit.id] += 1

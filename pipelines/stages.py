@@ -25,8 +25,9 @@ from pipelines.executor import Parcel, StageFunction
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.plan import Bundle, Span, Unit
 from pipelines.source import Corpus
+from pipelines.storage import explain
 
-WRITE_ATTEMPTS = 4
+WRITE_ATTEMPTS = 6  # with 0.5, 1, 2, 4 and 8 seconds between them
 
 
 def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parcel]]:
@@ -157,7 +158,7 @@ def embedder(spec: ModelSpec) -> StageFunction:
     try:
         actor = EmbedActor(spec)
     except ModelError as bad:
-        why = str(bad)
+        why = f"a replica refuses to work: {bad}"
         return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
 
     def embed(parcels: list[Parcel]) -> Iterable[Parcel]:
@@ -179,7 +180,11 @@ class Write:
         started = time.perf_counter()
         rows = pa.concat_tables([_as_stored(parcel.rows, self.schema) for parcel in parcels])
         reasons = pc.value_counts(rows["_reason"].drop_null()).to_pylist()
-        fragments = self._write(rows)
+        try:
+            fragments = self._write(rows)
+        except OSError as bad:  # no other parcel will fare better, and each would cost a GPU's time
+            why = f"the table cannot be written: {explain(bad, self.address.location)}"
+            return [parcel.failed(why, fatal=True) for parcel in parcels]
         seconds, counts = dict[str, float](), {f"reason:{r['values']}": r["counts"] for r in reasons}
         for parcel in parcels:
             _add(seconds, parcel.seconds)
@@ -192,8 +197,8 @@ class Write:
         for attempt in range(WRITE_ATTEMPTS):
             try:
                 return write_rows(self.address, rows)
-            except OSError:
-                if attempt == WRITE_ATTEMPTS - 1:
+            except OSError as bad:
+                if attempt == WRITE_ATTEMPTS - 1 or "No space left" in str(bad):
                     raise
                 time.sleep(0.5 * 2**attempt)
         raise AssertionError("not reached")

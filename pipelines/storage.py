@@ -26,6 +26,7 @@ REQUEST_SECONDS = 60
 Found = tuple[str, int, str]  # path below the listed folder, size in bytes, stamp
 
 CAUSES = (
+    (r"No space left|Disk quota exceeded", "the disk is full", "make room and run the same command again"),
     (r"error sending request", "no server answers at the store's endpoint",
      "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network"),
     (r"NoCredentials|locate credentials|Failed to get AWS credentials|CredentialsNotLoaded|no credentials",

@@ -13,6 +13,7 @@ from actors.embedder import Embedder
 from actors.spec import ModelSpec
 from actors.weights import locate
 from pipelines import embed as embed_module
+from pipelines import stages
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
 from pipelines.executor import InlineExecutor, Parcel
@@ -386,9 +387,44 @@ def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
             for span in spans:
                 yield Parcel(span[0]).failed("this replica computes wrong vectors", fatal=True)
 
-    with pytest.raises(VectormillError, match="a replica refuses to work: this replica computes wrong"):
+    with pytest.raises(VectormillError, match="this replica computes wrong"):
         run(job(tmp_path), Refusing())
     assert rows(job(tmp_path)) == []
+
+
+def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypatch):
+    config = job(tmp_path, run={"commit_every_seconds": 10})
+    real, calls = stages.write_rows, []
+
+    def write_rows(address, table):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("LanceError(IO): No space left on device (os error 28), lance-file/src/writer.rs:254:9")
+        return real(address, table)
+
+    monkeypatch.setattr(stages, "write_rows", write_rows)
+    with pytest.raises(VectormillError, match=r"cannot be written: .*the disk is full; make room"):
+        run(config)
+    assert len(calls) <= 4, "neither tried again nor embedded on"
+    assert len(rows(config)) == 32, "what was written is committed"
+    monkeypatch.undo()
+    assert run(config).adds_up
+    assert len(set(ids(config))) == len(ids(config)) == 120
+
+
+def test_store_that_fails_for_a_moment_is_tried_again(tmp_path, corpus, monkeypatch):
+    real, calls = stages.write_rows, []
+
+    def write_rows(address, table):
+        calls.append(1)
+        if len(calls) in (2, 3):
+            raise OSError("503 Slow Down")
+        return real(address, table)
+
+    monkeypatch.setattr(stages, "write_rows", write_rows)
+    monkeypatch.setattr("pipelines.stages.time.sleep", lambda seconds: None)
+    assert run(job(tmp_path)).adds_up
+    assert len(calls) == 9 + 2
 
 
 def test_rows_deleted_by_the_owner_are_not_embedded_again(tmp_path, corpus):
