@@ -3,6 +3,7 @@ size. Shared by `embed`, `plan` and `verify`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,9 @@ def open_executor(job: JobConfig) -> Iterator[Executor]:
         with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
         executor: Executor = InlineExecutor(gpus=int(with_gpu))
     else:
+        # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
+        # that one's end decided the exit code of a run that was stopped.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from pipelines.ray_executor import RayExecutor
 
         wanted = job.run.replicas

@@ -11,6 +11,7 @@ overlap get different resources, because stages with the same resources are fuse
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -141,7 +142,9 @@ class RayExecutor:
             ) from bad
 
     def close(self) -> None:
-        ray.shutdown()
+        # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
+        with contextlib.suppress(OSError, ray.exceptions.RayError):
+            ray.shutdown()
 
 
 def _probe(address: str) -> None:
