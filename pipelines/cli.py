@@ -37,6 +37,10 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except (VectormillError, ModelError, Stopped) as bad:
             _fail(str(bad), getattr(bad, "exit_code", 1))
+        except OSError as bad:
+            if isinstance(bad.__context__, Stopped):  # a pipe to a process that ended with the run
+                _fail(str(bad.__context__), bad.__context__.exit_code)
+            raise
 
 
 app = typer.Typer(

@@ -548,3 +548,19 @@ def test_an_engine_that_was_silent_leaves_no_log(logs, capfd):
         raise RuntimeError
     assert logs() == []
     assert capfd.readouterr().err == ""
+
+
+def test_a_broken_pipe_while_stopping_does_not_hide_the_stop(job_file, monkeypatch):
+    from pipelines import embed
+    from pipelines.errors import Stopped
+
+    def stopped(*_):
+        try:
+            raise Stopped(2)
+        finally:
+            raise BrokenPipeError(errno.EPIPE, "gone")
+
+    monkeypatch.setattr(embed, "embed", stopped)
+    result = call("embed", job_file)
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
