@@ -405,7 +405,7 @@ def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypat
     monkeypatch.setattr(stages, "write_rows", write_rows)
     with pytest.raises(VectormillError, match=r"cannot be written: .*the disk is full; make room"):
         run(config)
-    assert len(calls) <= 4, "neither tried again nor embedded on"
+    assert len(calls) < 9, "neither tried again nor embedded on; the engine is at most two units ahead"
     assert len(rows(config)) == 32, "what was written is committed"
     monkeypatch.undo()
     assert run(config).adds_up
