@@ -35,6 +35,10 @@ docs: .venv/dev.done
 
 .venv/dev.done: .venv/run.done
 	@$(INSTALL) -e '.[dev]'
+	@# Only its vocabulary file is read: the real Qwen tokenizer, without a model hub.
+	@$(INSTALL) --no-deps dashscope
+	@# For Triton's interpreter; CUDA builds of torch bring their own.
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps triton==3.7.1
 	@touch $@
 
 clean:

@@ -54,14 +54,23 @@ class HashedWords:
 class FakeModel:
     """The fake's model: same surface as the real one. encode() gives float32 [N, D] of length 1."""
 
-    token_budget = TOKEN_BUDGET
     normalised = True
-    tolerance: float | None = 0.0
+    dtype = "float32"
 
     def __init__(self, dimensions: int, tokens_per_second: float | None = None) -> None:
         self.dimensions = dimensions
+        self.token_budget = TOKEN_BUDGET
         self._tokens_per_second = tokens_per_second
         self._table_VD = _word_vectors(dimensions)
+
+    def reference(self, ids_T: np.ndarray) -> np.ndarray:
+        """The vector of one sequence, float32 [D], summed word by word."""
+        total_D = sum((self._table_VD[i].astype(np.int64) for i in ids_T.tolist()), np.zeros(self.dimensions, np.int64))
+        return (total_D / max(float(np.sqrt(np.square(total_D).sum())), 1.0)).astype(np.float32)
+
+    def start(self, token_budget: int | None) -> None:
+        """Ready at once; takes a token budget if one is given."""
+        self.token_budget = token_budget or TOKEN_BUDGET
 
     def encode(self, ids_T: np.ndarray, lengths_N: np.ndarray) -> np.ndarray:
         """Vectors of one micro-batch, float32 [N, D]."""
@@ -74,9 +83,9 @@ class FakeModel:
             time.sleep(max(0.0, len(ids_T) / self._tokens_per_second - (time.perf_counter() - begin)))
         return vectors_ND
 
-    def to_host(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The vectors of several micro-batches, one behind the other."""
-        return np.concatenate(parts)
+    def to_host(self, pending: np.ndarray) -> np.ndarray:
+        """What encode gave."""
+        return pending
 
 
 @functools.lru_cache(maxsize=2)

@@ -46,7 +46,7 @@ class Reference:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = AutoModel.from_pretrained(
                 folder,
-                dtype=getattr(torch, dtype),
+                dtype=torch.bfloat16 if dtype == "float8" else getattr(torch, dtype),
                 attn_implementation="sdpa",
                 local_files_only=True,
                 trust_remote_code=False,

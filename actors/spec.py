@@ -2,12 +2,13 @@
 
 The errors of this layer:
     ModelError
-    `-- DeviceOutOfMemory   one micro-batch did not fit the device; the embedder halves it and tries again
+    |-- DeviceOutOfMemory   one micro-batch did not fit the device; it is halved and tried again
+    `-- ReplicaBroken       this process cannot go on (a poisoned device, or memory that does not come back): replace it
 """
 
 from dataclasses import dataclass
 
-DTYPES = ("auto", "bfloat16", "float32")
+DTYPES = ("auto", "bfloat16", "float32", "float16", "float8")
 FAKE = "fake"
 
 
@@ -19,15 +20,22 @@ class DeviceOutOfMemory(ModelError):
     """A micro-batch did not fit the device's memory."""
 
 
+class ReplicaBroken(ModelError):
+    """The process can compute nothing more; another one in its place may."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Which model, and how to run it. Hashable and picklable; holds no credentials.
 
-    weights: "bundled", a local folder, "s3://bucket/folder", a hub id, "fake", or "fake:N" (N tokens/s).
+    weights: "bundled", a local folder, "s3://bucket/folder", a hub id, "modelscope:" and an id of ModelScope, "fake",
+        or "fake:N" (N tokens/s).
     revision: branch, tag or commit of a hub id.
     dimensions: length of the output vectors; None = the model's own.
     max_tokens: most tokens of one text, special tokens and prompt included; None = the recipe's.
-    dtype: "auto" is bfloat16 on CUDA and float32 on CPU. float16 is not offered: Qwen3-8B overflows in it.
+    dtype: what the model computes in. "auto" is bfloat16 on CUDA, and on a CPU whichever of bfloat16 and float32 is
+        faster there. "float8": Qwen3's matrices and their inputs in 8 bits, scaled row by row, the rest in bfloat16.
+        "float16" only with force_float16: Qwen3-8B overflows in it.
     prompt: put in front of every document; None = the recipe's.
     token_budget: most tokens of a micro-batch; None = by device.
     device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
@@ -51,12 +59,18 @@ class ModelSpec:
     s3: tuple[tuple[str, str], ...] = ()
     digest: str | None = None
     tokenizer_digest: str | None = None
+    force_float16: bool = False
 
     def __post_init__(self) -> None:
         if not self.weights:
             raise ModelError('no weights given: name a folder, "s3://bucket/folder", a hub id or "bundled"')
         if self.dtype not in DTYPES:
             raise ModelError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.dtype == "float16" and not self.force_float16:
+            raise ModelError(
+                "dtype float16 is refused: Qwen3-Embedding-8B gives NaN in it for some texts. Use bfloat16 or float32; "
+                "if you know that your model bears it, set force_float16"
+            )
         if self.device is not None and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ModelError(f'device {self.device!r} is not "cpu", "cuda" or "cuda:N"')
         for name in ("dimensions", "max_tokens", "token_budget", "threads"):
@@ -94,9 +108,13 @@ class ModelSpec:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def resolve_dtype(self) -> str:
-        """What the weights are run in: "bfloat16" or "float32"."""
+        """What the model computes in, "auto" decided. On a CPU that may take a few tens of ms of timing, once."""
         if self.is_fake:
             return "float32"
         if self.dtype != "auto":
             return self.dtype
-        return "bfloat16" if self.resolve_device().startswith("cuda") else "float32"
+        if self.resolve_device().startswith("cuda"):
+            return "bfloat16"
+        from actors import cpu
+
+        return "bfloat16" if cpu.bfloat16_is_faster() else "float32"

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+# Triton decides when it is first imported (by transformers, in most test files) whether it compiles its kernels or
+# interprets them. Without a GPU it can only interpret.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def _float32_on_this_cpu(monkeypatch):
+    """dtype "auto" is float32 on every machine that runs the tests, also where the CPU is faster in bfloat16."""
+    monkeypatch.setattr("actors.cpu.bfloat16_is_faster", lambda: False)
 
 
 @pytest.fixture(scope="session")

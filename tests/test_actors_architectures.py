@@ -1,5 +1,6 @@
 """Every supported architecture, tiny and random, against transformers' plain forward of one text at a time."""
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_attention import varlen_of_torch_2_11, varlen_of_torch_2_13
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import AutoModel, BertConfig, ModernBertConfig, Qwen3Config, XLMRobertaConfig
+from transformers import AutoConfig, AutoModel, BertConfig, ModernBertConfig, Qwen3Config, XLMRobertaConfig
 
 from actors import attention
 from actors.embedder import Embedder
@@ -142,7 +144,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def spec_of(folder: Path) -> ModelSpec:
-    return ModelSpec(str(folder), device="cpu")
+    return ModelSpec(str(folder), device="cpu", dtype="float32")
 
 
 @pytest.mark.parametrize("token_budget", [None, 40])
@@ -199,49 +201,28 @@ def test_bfloat16_on_cpu_stays_near(folders: dict[str, Path]) -> None:
     assert (half * plain(folders["modernbert"], TEXTS)).sum(axis=1).min() > 0.99
 
 
-def _varlen_of_torch_2_13(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
-    assert enable_gqa == (q.shape[1] != k.shape[1])
-    return _varlen_of_torch_2_11(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size)
-
-
-def _varlen_of_torch_2_11(q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
-    """What the CUDA kernel computes, written out: shapes (T, H, D), window (left, right), -1 = open."""
-    assert max_q == max_k == int(cu_q.diff().max())
-    assert cu_q.dtype == torch.int32
-    out = torch.empty_like(q)
-    for start, end in zip(cu_q[:-1].tolist(), cu_q[1:].tolist(), strict=True):
-        place = torch.arange(end - start)
-        ahead = place[None, :] - place[:, None]
-        seen = torch.ones_like(ahead, dtype=torch.bool)
-        if window_size[0] >= 0:
-            seen &= ahead >= -window_size[0]
-        if window_size[1] >= 0:
-            seen &= ahead <= window_size[1]
-        for head in range(q.shape[1]):
-            source = head * k.shape[1] // q.shape[1]
-            scores = (q[start:end, head] @ k[start:end, source].T) * scale
-            out[start:end, head] = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v[start:end, source]
-    return out
-
-
-@pytest.mark.parametrize("kernel", [_varlen_of_torch_2_11, _varlen_of_torch_2_13])
+@pytest.mark.parametrize("kernel", [varlen_of_torch_2_11, varlen_of_torch_2_13])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_kernel_for_cuda_is_asked_for_the_same(
     folders: dict[str, Path], name: str, kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "varlen_function", lambda: kernel)
-    attention._varlen_parameters.cache_clear()
     embedder = Embedder(spec_of(folders[name]))
-    embedder._model._varlen = True
-    try:
-        np.testing.assert_allclose(embedder.embed_documents(TEXTS), plain(folders[name], TEXTS), atol=1e-5)
-    finally:
-        attention._varlen_parameters.cache_clear()
+    calls = []
+
+    def counted(*tensors, **options):
+        calls.append(options)
+        return kernel(*tensors, **options)
+
+    monkeypatch.setattr(attention, "varlen_function", lambda: counted)
+    monkeypatch.setattr(attention, "_varlen_parameters", lambda: frozenset(inspect.signature(kernel).parameters))
+    embedder._model._network._varlen = True
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), plain(folders[name], TEXTS), atol=1e-5)
+    assert len(calls) == AutoConfig.from_pretrained(folders[name]).num_hidden_layers
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_on_cuda_in_bfloat16(folders: dict[str, Path], name: str) -> None:
-    found = Embedder(ModelSpec(str(folders[name]), device="cuda")).embed_documents(TEXTS)
+    found = Embedder(ModelSpec(str(folders[name]), device="cuda", dtype="bfloat16")).embed_documents(TEXTS)
     assert (found * plain(folders[name], TEXTS)).sum(axis=1).min() > 0.99

@@ -8,10 +8,10 @@ from transformers import AutoModel, AutoTokenizer
 from actors import weights
 from actors.embedder import Embedder
 from actors.reference import Reference
-from actors.spec import DeviceOutOfMemory, ModelSpec
+from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer import TextTokenizer
 
-SPEC = ModelSpec("bundled", device="cpu", threads=1)
+SPEC = ModelSpec("bundled", device="cpu", threads=1, dtype="float32")
 SCRIPTS = [
     "The cat sits on the mat.",
     "苹果手机真好用",
@@ -51,13 +51,15 @@ def padded_mean(texts: list[str]) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     vectors = []
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for at in range(0, len(texts), 16):
-        batch = tokenizer(texts[at : at + 16], padding=True, truncation=True, max_length=256, return_tensors="pt")
+        some = [texts[i] for i in order[at : at + 16]]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=256, return_tensors="pt")
         with torch.no_grad():
             states = model(**batch).last_hidden_state.double()
         weight = batch["attention_mask"].double()[..., None]
         vectors.append((states * weight).sum(1) / weight.sum(1))
-    pooled = torch.cat(vectors).numpy()
+    pooled = torch.cat(vectors).numpy()[np.argsort(order)]
     return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
 
 
@@ -113,21 +115,22 @@ def test_meaning_crosses_from_query_to_document(embedder: Embedder) -> None:
 def test_a_micro_batch_that_does_not_fit_is_halved(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = varied_texts()[:40]
     wanted = embedder.embed_documents(texts)
-    forward, sizes = embedder._model._forward, []
+    monkeypatch.setattr(embedder, "token_budget", embedder.token_budget)  # it stays halved
+    pooled, sizes = embedder._model._network.pooled, []
 
-    def small_memory(ids, lengths):
+    def small_memory(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
         sizes.append(len(ids))
         if len(ids) > 100 and len(lengths) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(ids, lengths)
+        return pooled(ids, lengths)
 
-    monkeypatch.setattr(embedder._model, "_forward", small_memory)
+    monkeypatch.setattr(embedder._model._network, "pooled", small_memory)
     np.testing.assert_allclose(embedder.embed_documents(texts), wanted, atol=1e-5)
     assert max(sizes) > 100
 
-    def no_memory(ids, lengths):
+    def no_memory(ids: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(embedder._model, "_forward", no_memory)
-    with pytest.raises(DeviceOutOfMemory, match=r"1 texts, .* lower max_tokens"):
+    monkeypatch.setattr(embedder._model._network, "pooled", no_memory)
+    with pytest.raises(ReplicaBroken, match=r"not even a single text fits: .*1 texts, .* lower max_tokens"):
         embedder.embed_documents(texts)
