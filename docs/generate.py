@@ -34,14 +34,14 @@ stay what they are.""",
     "chunking": """Cuts each row's text into passages, one vector each; without it a row has one vector. In the
 fingerprint: settle it before the first run.""",
     "model": """Which model makes the vectors, and how. In the fingerprint: the content of the weights and of the
-tokenizer (not their name), dimensions, max_tokens, dtype (as resolved: `auto` is not the same on a CPU and a GPU) and
-prompt.""",
+tokenizer (not their name), dimensions, max_tokens, dtype (as resolved; with `auto` an existing table decides) and
+prompt. `query_instruction` is not in it.""",
     "table": """Where the vectors go. `vector_dtype` is in the fingerprint, `text_column` in the table's schema. Another
 `uri` or `name` is another table.""",
     "storage": """How `s3://` is reached: one store for the corpus, the table and `s3://` weights. Credentials are never
 fields; they come from the standard AWS chain (environment, profile, instance or pod role). Free to change.""",
     "run": """How the work is done. Nothing here changes a vector; every field is free to change between runs. One
-thing to know: `engine: inline` works on the CPU even where there is a GPU, so `model.dtype: auto` is float32 there.""",
+thing to know: `engine: inline` uses at most one GPU.""",
 }
 
 

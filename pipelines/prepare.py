@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from actors.recipe import identity
 from actors.spec import ModelSpec
-from actors.weights import locate
+from actors.tokenizer import TextTokenizer
+from actors.weights import locate, revision_of
 from pipelines import sizing
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
@@ -29,7 +30,7 @@ SAMPLE_ROWS = 256  # read to estimate tokens a row
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is decided before a replica starts."""
+    """All that is decided before a replica starts. notes: what the user should be told, a line each."""
 
     job: JobConfig
     corpus: Corpus
@@ -39,6 +40,7 @@ class Prepared:
     metadata: TableMetadata
     schema: pa.Schema
     address: TableAddress
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -68,22 +70,36 @@ def open_executor(job: JobConfig) -> Iterator[Executor]:
         executor.close()
 
 
-def model_spec(job: JobConfig, on_gpu: bool) -> ModelSpec:
-    """The job's model as the model layer wants it, with `auto` resolved."""
+def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> ModelSpec:
+    """The job's model as the model layer wants it, with `auto` resolved.
+
+    What the job leaves open an existing table has settled: it must depend neither on the machine that resumes nor on
+    what a branch has become since. For a new table on CPUs this machine's decides the dtype, by timing."""
     storage = {k: str(v) for k, v in job.storage.model_dump().items() if v is not None}
     budget = job.run.token_budget
-    dtype = job.model.dtype
-    return ModelSpec(
+    dtype, force_float16 = job.model.dtype, job.model.force_float16
+    if table is not None and dtype == "auto":
+        dtype, force_float16 = table.identity["dtype"], True
+    spec = ModelSpec(
         weights=job.model.weights,
-        revision=job.model.revision,
+        revision=_revision(job, table),
         dimensions=job.model.dimensions,
         max_tokens=job.model.max_tokens,
-        dtype=("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype,
+        dtype=dtype,
         prompt=job.model.prompt,
         token_budget=None if budget == "auto" else int(budget),
         device="cuda" if on_gpu else "cpu",
         s3=tuple(sorted(storage.items())),
+        force_float16=force_float16,
     )
+    return replace(spec, dtype=spec.resolve_dtype())
+
+
+def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
+    model = job.model
+    if table is None or (table.model["weights"], table.model["revision"]) != (model.weights, model.revision):
+        return model.revision
+    return table.model["resolved_revision"] or model.revision
 
 
 def uses_gpu(job: JobConfig, executor: Executor) -> bool:
@@ -112,7 +128,13 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     table = LanceTable.open(address)
     corpus = Corpus(job.corpus, job.storage)
     on_gpu = uses_gpu(job, executor)
-    spec = replace(model_spec(job, on_gpu), threads=None if on_gpu else executor.threads(replicas(job, executor)))
+    spec = model_spec(job, on_gpu, table.metadata if table is not None else None)
+    resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
+    spec = replace(
+        spec,
+        revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
+        threads=None if on_gpu else executor.threads(replicas(job, executor)),
+    )
     facts = dict(identity(spec))
     spec = replace(
         spec,
@@ -126,6 +148,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     facts["text"] = job.corpus.text
     facts["chunking"] = job.chunking.model_dump() if job.chunking else None
     _check_chunking(job, facts["max_tokens"])
+    _check_instruction(job, spec)
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
     if not any(shard.rows for shard in shards):
         raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
@@ -134,12 +157,12 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
     size = _rows_per_unit(job, table, corpus, shards, carried, spec)
-    model = {"weights": job.model.weights, "revision": job.model.revision}
-    metadata = TableMetadata(facts, model, size)
+    asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
+    metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
     schema = table_schema(carried, facts["dimensions"], job.table.vector_dtype, job.table.text_column, metadata)
     if table is not None:
         check_same_space(table, metadata, schema)
-    return Prepared(job, corpus, shards, carried, spec, metadata, schema, address)
+    return Prepared(job, corpus, shards, carried, spec, metadata, schema, address, _notes(job, table))
 
 
 def _check_chunking(job: JobConfig, max_tokens: int) -> None:
@@ -148,6 +171,23 @@ def _check_chunking(job: JobConfig, max_tokens: int) -> None:
             f"chunking.max_tokens is {job.chunking.max_tokens} but the model takes {max_tokens} tokens: passages would "
             f"be truncated. Set chunking.max_tokens to {max_tokens} or less."
         )
+
+
+def _check_instruction(job: JobConfig, spec: ModelSpec) -> None:
+    """Raises ModelError now rather than at the first search."""
+    if job.model.query_instruction is not None:
+        TextTokenizer(spec).encode_queries(["test"], job.model.query_instruction)
+
+
+def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
+    mine = job.model.query_instruction
+    stored = table.metadata.model["query_instruction"] if table is not None else mine
+    if mine is None or mine == stored:
+        return ()
+    return (
+        f"model.query_instruction: the table was created with {stored!r} and keeps it; for this job's {mine!r} give "
+        "search --instruction",
+    )
 
 
 def check_same_space(table: LanceTable, metadata: TableMetadata, schema: pa.Schema) -> None:

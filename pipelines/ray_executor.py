@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
+from actors.spec import ReplicaBroken
 from pipelines.errors import ConfigError, VectormillError
 from pipelines.executor import Parcel, Reader, Stage, StageFunction, call
 from pipelines.plan import Span, Unit
@@ -203,7 +205,13 @@ class _Replica:
         self._function = make()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _encode(call(self._name, self._function, _decode(batch)))
+        try:
+            return _encode(call(self._name, self._function, _decode(batch)))
+        except ReplicaBroken as bad:
+            # An exception would leave this process in the pool. When it dies Ray starts another in its place and tries
+            # its tasks again, TASK_RETRIES times; what is still lost then is narrowed down.
+            print(f"vectormill: {self._name}: {bad}; this process ends to be replaced", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def _read_task(read: Reader, batch: pa.Table) -> Iterator[pa.Table]:

@@ -165,6 +165,14 @@ def verdict(console: Console, v: Any) -> None:
     console.print("verified" if v.ok else "NOT VERIFIED: see the lines marked DOUBT", style="bold")
 
 
+def diagnosis(console: Console, lines: list[tuple[bool | None, str]]) -> None:
+    """What `vectormill doctor` found: lines with their verdicts; a line at the margin is a title."""
+    for ok, line in lines:
+        title = "" if line.startswith(" ") else "bold"
+        style = {True: "green", False: "bold red", None: title}[ok]
+        console.print(line, style=style, markup=False, soft_wrap=True)
+
+
 def hits(console: Console, query: str, found: list[Any]) -> None:
     console.print(f"{query}", style="bold", markup=False)
     if not found:

@@ -86,7 +86,8 @@ class TableMetadata:
     """Stored in the Lance schema metadata at creation and never changed.
 
     identity: every readable field that changes a vector; the fingerprint is its hash.
-    model: how a query finds the model again (weights, revision): informative, not identity, because the digest is.
+    model: how a query finds the model again: weights and revision as the job gave them, resolved_revision (the commit,
+        where there is one), and query_instruction, a search's default. Not identity, because the digest is.
     rows_per_unit: unit size chosen by the first run; later runs keep it, so that they cut the same units."""
 
     identity: Mapping[str, Any]

@@ -46,9 +46,12 @@ class Searcher:
     def search(self, text: str, limit: int = 10, where: str | None = None, instruction: str | None = None) -> list[Hit]:
         """The `limit` most similar records; `where` is a SQL filter over the table's columns.
 
+        `instruction` says what to look for, in place of the table's own (see `TextTokenizer.encode_queries`).
         Raises VectormillError if the text is empty or the filter does not parse."""
         if not text.strip():
             raise VectormillError("the query is empty; give a text to search for")
+        if instruction is None:
+            instruction = self._table.metadata.model["query_instruction"]
         vector = self._embedder.embed_queries([text], instruction)[0]
         return self.search_vector(vector, limit, where)
 
@@ -76,16 +79,19 @@ def _query_embedder(table: LanceTable) -> Any:
     from actors.embedder import Embedder  # torch: only when a query must be embedded
     from actors.recipe import identity
 
-    known = table.metadata.identity
+    known, model = table.metadata.identity, table.metadata.model
     storage = {k: str(v) for k, v in table.address.storage.model_dump().items() if v is not None}
     spec = ModelSpec(
-        weights=table.metadata.model["weights"],
-        revision=table.metadata.model["revision"],
+        weights=model["weights"],
+        revision=model["resolved_revision"] or model["revision"],
         dimensions=known["dimensions"],
         max_tokens=known["max_tokens"],
         dtype=known["dtype"],
         prompt=known["prompt"],
         s3=tuple(sorted(storage.items())),
+        digest=known["weights"],
+        tokenizer_digest=known["tokenizer"],
+        force_float16=True,  # if the table is in it, its maker has
     )
     differences = [k for k, here in identity(spec).items() if known.get(k) != here]
     if differences:

@@ -152,7 +152,8 @@ def _tokenizer(spec: ModelSpec) -> TextTokenizer:
 
 
 def embedder(spec: ModelSpec) -> StageFunction:
-    """One replica. If it refuses to work (wrong weights, failed self-check) every parcel says so and the run stops."""
+    """One replica. If it refuses to work (wrong weights, failed self-check, a device that is broken from the start)
+    every parcel says so and the run stops. Later it raises ReplicaBroken when its process must be replaced."""
     from actors.embed_actor import EmbedActor  # torch: only where vectors are made
 
     try:

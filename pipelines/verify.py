@@ -29,7 +29,8 @@ from pipelines.status import open_table
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
-LEAST_COSINE_BF16 = 0.999
+# Between two implementations of many layers, each with its own rounding; another row's or model's vector is far below.
+LEAST_COSINE_HALF = {"bfloat16": 0.995, "float16": 0.995, "float8": 0.95}
 UNSEEN_REASONS = ("duplicate_id", "non_finite", "crashes_worker")  # not seen by reading one row alone
 LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
 
@@ -175,7 +176,8 @@ def _sample(table: LanceTable, prepared: Prepared, size: int, chance: np.random.
         cosine = np.nan_to_num(np.sum(stored * vectors, axis=1) / (lengths * wanted), nan=-1.0)
         alike = np.abs(lengths / wanted - 1) < LENGTH_TOLERANCE
     identity = prepared.metadata.identity
-    least = LEAST_COSINE.get((identity["dtype"], identity["vector_dtype"]), LEAST_COSINE_BF16)
+    dtype = identity["dtype"]
+    least = LEAST_COSINE_HALF.get(dtype) or LEAST_COSINE[dtype, identity["vector_dtype"]]
     carried = ["id", *prepared.carried.names]
     ends = _ends(table, records)
     doubts = {

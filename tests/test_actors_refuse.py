@@ -131,6 +131,52 @@ def test_architectures_we_would_run_wrongly(bert: Path, change: dict[str, object
         load_recipe(bert)
 
 
+@pytest.mark.parametrize("name", ["qwen3", "bert"])
+def test_a_reranker_by_its_class(originals: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(originals / name, tmp_path / name))
+    edit(folder / "config.json", architectures=[f"{name.title()}ForSequenceClassification"])
+    with pytest.raises(ModelError, match=r"is a reranker .*ForSequenceClassification.* take an embedding model"):
+        load_recipe(folder)
+    with pytest.raises(ModelError, match="is a reranker"):
+        Embedder(spec_of(folder))
+
+
+def test_a_reranker_by_its_modules(qwen: Path) -> None:
+    write_modules(qwen, "lasttoken", ("Transformer", "LogitScore"))
+    with pytest.raises(ModelError, match=r"is a reranker \(module LogitScore\)"):
+        load_recipe(qwen)
+
+
+@pytest.mark.parametrize(
+    "oddity",
+    [
+        {"architectures": ["Qwen3ForCausalLM"]},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        {"attention_bias": True},
+        {"use_sliding_window": True, "sliding_window": 64},
+        {"hidden_act": "gelu"},
+    ],
+)
+def test_an_unusual_qwen3_is_not_refused(qwen: Path, oddity: dict[str, object]) -> None:
+    edit(qwen / "config.json", **oddity)
+    assert load_recipe(qwen).architecture == "qwen3"
+
+
+def test_float8_is_for_qwen3(bert: Path, qwen: Path) -> None:
+    with pytest.raises(ModelError, match=r"float8 is for qwen3 only, and .* is bert"):
+        identity(replace(spec_of(bert), dtype="float8"))
+    exact, fast = identity(spec_of(qwen)), identity(replace(spec_of(qwen), dtype="float8"))
+    assert {name: fast[name] for name in exact if exact[name] != fast[name]} == {"dtype": "float8"}
+
+
+def test_float16_only_by_force(qwen: Path) -> None:
+    with pytest.raises(ModelError, match=r"float16 is refused: .* set force_float16"):
+        replace(spec_of(qwen), dtype="float16")
+    forced = replace(spec_of(qwen), dtype="float16", force_float16=True)
+    assert identity(forced)["dtype"] == "float16"
+    assert identity(replace(forced, dtype="float32")) == identity(spec_of(qwen)), "the permission changes no vector"
+
+
 def test_prompts_and_lengths_come_from_the_recipe(bert: Path, originals: Path) -> None:
     prompts = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "query"}
     (bert / "config_sentence_transformers.json").write_text(json.dumps(prompts))
@@ -204,13 +250,14 @@ def test_the_self_check_sees_sequences_that_see_each_other(
 
     def one_long_sequence(lengths, device, varlen):
         packing = honest(lengths, device, varlen)
-        return replace(packing, runs=((0, 1, int(lengths.sum())),))
+        total = int(lengths.sum())
+        return replace(packing, runs=(attention.Run(0, 0, 1, total, total),))
 
     monkeypatch.setattr(attention, "pack", one_long_sequence)
-    with pytest.raises(ModelError, match="this replica computes wrong vectors: neighbours"):
-        Embedder(spec_of(originals / name))
-    with pytest.raises(ModelError, match=r"this replica computes wrong vectors: neighbours .* \(cosine"):
-        Embedder(replace(spec_of(originals / name), dtype="bfloat16"))
+    wrong = r"this replica computes wrong vectors: .*, together, has cosine -?0\.\d+ to the plain reference"
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(ModelError, match=wrong):
+            Embedder(replace(spec_of(originals / name), dtype=dtype))
 
 
 def test_the_self_check_sees_nan_and_lengths(originals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +266,5 @@ def test_the_self_check_sees_nan_and_lengths(originals: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="not finite"):
         Embedder(spec_of(originals / "bert"))
     monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * 2)
-    with pytest.raises(ModelError, match="length is not 1"):
+    with pytest.raises(ModelError, match=r"alone, a vector has length 2\.000, not 1"):
         Embedder(spec_of(originals / "bert"))

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +95,91 @@ def test_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     assert weights.digest(folder) != first
 
 
+def test_digest_is_computed_once_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder, read = write(tmp_path / "a"), []
+    monkeypatch.setattr(weights, "file_sha256", lambda path: read.append(path.name) or "0" * 64)
+    first = weights.digest(folder)
+    assert sorted(read) == ["config.json", "model.safetensors"]
+    as_another_process()
+    assert weights.digest(folder) == first
+    assert len(read) == 2, "what another process found is used"
+    (record,) = (tmp_path / ".cache" / "vectormill" / "digests").glob("*.json")
+    for damage in (b"", b"[]", b"{", record.read_bytes()[:-20], record.read_bytes().replace(first.encode(), b"zz")):
+        record.write_bytes(damage)
+        as_another_process()
+        before = len(read)
+        assert weights.digest(folder) == first
+        assert len(read) == before + 2, f"a damaged record is not believed: {damage!r}"
+
+
+def as_another_process() -> None:
+    weights._digest_of.cache_clear()
+
+
+def test_digest_sees_a_change_that_leaves_size_and_times_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = write(tmp_path / "a")
+    file = folder / "model.safetensors"
+    os.utime(file, (1, 1))
+    first = weights.digest(folder)
+    file.write_bytes(b"WEIGHTS")
+    os.utime(file, (1, 1))
+    as_another_process()
+    second = weights.digest(folder)
+    assert second != first
+    (folder / "new").write_bytes(b"weights")
+    os.utime(folder / "new", (1, 1))
+    (folder / "new").rename(file)
+    assert weights.digest(folder) == first
+
+
+def test_replicas_that_start_together_read_the_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder, read = write(tmp_path / "a"), []
+    everyone = threading.Barrier(6)
+
+    def reads(path: Path) -> str:
+        read.append(path.name)
+        return "0" * 64
+
+    def replica(_: int) -> str:
+        everyone.wait(timeout=30)
+        return weights._digest_of.__wrapped__(facts)
+
+    monkeypatch.setattr(weights, "file_sha256", reads)
+    facts = tuple((str(path), 1, 2, 3, 4) for path in (folder / "config.json", folder / "model.safetensors"))
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(replica, range(6)))) == 1
+    assert len(read) == 2
+
+
+def test_digest_without_a_place_to_remember_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "a")
+    wanted = weights.digest(folder)
+    as_another_process()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert weights.digest(folder) == wanted
+
+
+def test_the_revision_a_folder_was_resolved_to(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert weights.revision_of(tmp_path / "hub" / "models--Qwen--Q" / "snapshots" / commit) == commit
+    assert weights.revision_of(tmp_path / "modelscope" / "models" / "Qwen--Q" / "snapshots" / "v1.0") == "v1.0"
+    assert weights.revision_of(tmp_path / "my" / "snapshots" / "model") is None
+    assert weights.revision_of(tmp_path / "model") is None
+
+
+def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", "config.json")
+    assert weights.locate(ModelSpec(str(folder)), tokenizer_only=True) == folder
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        weights.locate(ModelSpec(str(write(tmp_path / "bare", "model.safetensors"))), tokenizer_only=True)
+
+
 def test_identity_names_what_changes_a_vector() -> None:
     spec = ModelSpec("bundled", device="cpu")
     base = identity(spec)
@@ -103,47 +190,3 @@ def test_identity_names_what_changes_a_vector() -> None:
         changed = identity(replace(spec, **change))
         assert [name for name in base if base[name] != changed[name]] == list(change)
     assert identity(ModelSpec("fake:5000")) == identity(ModelSpec("fake", device="cuda"))
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch):
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    server = server_module.ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    client.create_bucket(Bucket="models")
-    for name, content in FILES.items():
-        client.put_object(Bucket="models", Key=f"mini/{name}", Body=content)
-    yield endpoint
-    server.stop()
-
-
-def test_from_s3_once_and_whole(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    spec = ModelSpec("s3://models/mini/", s3=(("endpoint_url", bucket), ("region", "us-east-1")))
-    copied = weights._copy_from_s3
-
-    def torn(uri, options, target):
-        copied(uri, options, target)
-        raise OSError("connection lost")
-
-    monkeypatch.setattr(weights, "_copy_from_s3", torn)
-    with pytest.raises(ModelError, match="connection lost"):
-        weights.locate(spec)
-    assert list((tmp_path / ".cache" / "vectormill" / "weights").iterdir()) == [], "a torn copy is not left behind"
-
-    monkeypatch.setattr(weights, "_copy_from_s3", copied)
-    folder = weights.locate(spec)
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert names == {"config.json", "model.safetensors", "1_Pooling/config.json", weights.DONE_MARKER}
-    assert (folder / "model.safetensors").read_bytes() == b"weights"
-
-    monkeypatch.setattr(weights, "_copy_from_s3", torn)
-    assert weights.locate(spec) == folder, "the second time it is there"
-    with pytest.raises(ModelError, match="s3://models/other"):
-        weights.locate(replace(spec, weights="s3://models/other"))

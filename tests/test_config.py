@@ -33,7 +33,9 @@ MINIMAL = "corpus: {uri: c}\ntable: {uri: t, name: n}\n"
         ({"run": {"engine": "spark"}}, ["run.engine", "'ray'", "'inline'", "spark"]),
         ({"run": {"commit_every_seconds": 0}}, ["run.commit_every_seconds", "greater than 0"]),
         ({"model": {"dimensions": 0}}, ["model.dimensions", "greater than or equal to 1"]),
-        ({"model": {"dtype": "float16"}}, ["model.dtype", "bfloat16"]),
+        ({"model": {"dtype": "float64"}}, ["model.dtype", "bfloat16", "float8"]),
+        ({"model": {"dtype": "float16"}}, ["model: dtype float16 is refused", "force_float16"]),
+        ({"model": {"weights": "fake:quick"}}, ["model: weights 'fake:quick'", "tokens per second"]),
         ({"table": {"name": "a/b"}}, ["table.name"]),
         ({"table": {"vector_dtype": "int8"}}, ["table.vector_dtype", "float16"]),
         ({"corpus": {"columns": ["vector"]}}, ["corpus.columns", "belong to the table"]),
@@ -121,6 +123,16 @@ def test_endpoint_comes_from_the_environment(monkeypatch):
 def test_text_columns():
     assert parse_job(job(corpus={"text": "{b} {a} {b}"})).corpus.text_columns == ("b", "a")
     assert parse_job(GOOD).corpus.text_columns == ("text",)
+
+
+def test_an_instruction_on_the_command_line_is_text(tmp_path):
+    loaded = load_job(write(tmp_path, MINIMAL), ["model.query_instruction=Given a claim: find evidence"])
+    assert loaded.model.query_instruction == "Given a claim: find evidence"
+
+
+def test_float16_can_be_forced():
+    forced = parse_job(job(model={"dtype": "float16", "force_float16": True})).model
+    assert (forced.dtype, forced.force_float16) == ("float16", True)
 
 
 def test_every_field_is_described():
