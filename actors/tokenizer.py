@@ -4,7 +4,8 @@ The folder's tokenizer.json is used as it is, but cutting and the special tokens
 and truncation has to be counted. Qwen3-Embedding pools its closing <|endoftext|>; exports that lost it embed without
 an error and find nothing, so its presence is proven when the tokenizer is loaded.
 
-Cost: 0.5-1 million tokens/s and core. A text far longer than max_tokens is read only as far as it is used.
+Cost: 0.5-1 million tokens/s and core, 10 million with fastokens (actors/fast_tokenizer.py). A text far longer than
+max_tokens is read only as far as it is used.
 
 Legend: N texts, T tokens in all, P and S tokens of prefix and suffix.
 """
@@ -12,21 +13,23 @@ Legend: N texts, T tokens in all, P and S tokens of prefix and suffix.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from actors import batching, fake
+from actors import batching, cutting, fake
+from actors.cutting import Content
+from actors.fast_tokenizer import BatchTokenizer
+from actors.published import END_OF_TEXT, TOKEN_IDS
 from actors.recipe import resolve
 from actors.spec import ModelError, ModelSpec
 from actors.weights import file_sha256, tokenizer_file
 
 TEXTS_PER_CALL = 2048
-# A text is first read up to this many characters per wanted token; the longest words of real text stay well below.
-HEAD_CHARS_PER_TOKEN = 24
 INSTRUCTED_PROMPT = re.compile(r"Instruct: .*?(?=\nQuery:)", re.DOTALL)
+TAKE_CURRENT = "Take the current tokenizer.json of the model's repository"
+NOTHING_ADDED = f"It adds nothing to a text, as the tokenizer of a reranker does: for embedding, {TAKE_CURRENT.lower()}"
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ class Words(Protocol):
 class TextTokenizer:
     """Tokenises documents and queries as the model's recipe says.
 
+    It needs no weights: of a remote model it fetches the small files only.
     Raises ModelError when tokenizer.json is missing, does not fit the model, or leaves no room for a text.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        resolved = resolve(spec)
-        _check_digest(spec, resolved.folder)
+        resolved = resolve(spec, with_weights=False)
+        check_digest(spec, resolved.folder)
         self.max_tokens = resolved.max_tokens
         self._document_prompt = resolved.document_prompt
         self._query_prompt = resolved.recipe.query_prompt
@@ -112,33 +116,11 @@ class TextTokenizer:
         whole = [prompt + text for text in texts] if prompt else list(texts)
         if self._lower_case:
             whole = [text.lower() for text in whole]
-        content_T, content_N = self._content_of_heads(whole, room)
-        kept_N = np.minimum(content_N, room)
-        prefix, suffix = self._words.prefix, self._words.suffix
-        lengths_N = kept_N + len(prefix) + len(suffix)
-        ends_N = np.cumsum(lengths_N)
-        starts_N = ends_N - lengths_N
-        ids_T = np.empty(int(lengths_N.sum()), dtype=np.int32)
-        ids_T[(starts_N[:, None] + np.arange(len(prefix))).ravel()] = np.tile(prefix, len(whole))
-        ids_T[(ends_N[:, None] - len(suffix) + np.arange(len(suffix))).ravel()] = np.tile(suffix, len(whole))
-        source = batching.ranges(np.cumsum(content_N) - content_N, kept_N)
-        ids_T[batching.ranges(starts_N + len(prefix), kept_N)] = content_T[source]
+        content_T, content_N = cutting.content_of_heads(self._words.content, whole, room)
+        ids_T, lengths_N = cutting.around(
+            content_T, content_N, np.minimum(content_N, room), self._words.prefix, self._words.suffix
+        )
         return ids_T, lengths_N, content_N > room
-
-    def _content_of_heads(self, texts: list[str], room: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and lengths of the texts, of which a long one is read only until it fills `room`.
-
-        A head ends before a white space, where no tokenizer of ours merges across; its last tokens are never used.
-        """
-        heads = [_head(text, HEAD_CHARS_PER_TOKEN * (room + 2)) for text in texts]
-        ids_T, lengths_N = self._words.content(heads)
-        short = [i for i in np.flatnonzero(lengths_N < room + 2).tolist() if len(heads[i]) < len(texts[i])]
-        if not short:
-            return ids_T, lengths_N
-        pieces = np.split(ids_T, np.cumsum(lengths_N)[:-1])
-        for i in short:
-            pieces[i] = self._words.content([texts[i]])[0]
-        return np.concatenate(pieces), np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
 
     def _check_room(self, prompt: str) -> None:
         taken = self.special_tokens + (len(self._words.content([prompt])[0]) if prompt else 0)
@@ -150,46 +132,44 @@ class TextTokenizer:
 
 
 class TokenizerFile:
-    """A tokenizer.json, with truncation and padding off and its special tokens known."""
+    """A tokenizer.json with its special tokens known: what stands in front of a text, and behind it."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
         self._path = tokenizer_file(folder)
         self._tokenizer = Tokenizer.from_file(str(self._path))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self.content: Content = BatchTokenizer(self._tokenizer).content
         bare = self._tokenizer.encode("test", add_special_tokens=False).ids
         dressed = self._tokenizer.encode("test", add_special_tokens=True).ids
         at = next((i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare), None)
         if not bare or at is None:
             raise ModelError(f'{self._path} does not tokenise the word "test": it is damaged, fetch it again')
+        self._test = dressed
         self.prefix = np.array(dressed[:at], dtype=np.int32)
         self.suffix = np.array(dressed[at + len(bare) :], dtype=np.int32)
 
     def check(self, architecture: str, vocabulary: int) -> None:
         """Raises ModelError when the tokenizer cannot belong to a model of this architecture and vocabulary."""
-        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        if largest >= vocabulary:
-            raise ModelError(
-                f"{self._path} has token ids up to {largest}, but the model's vocabulary ends at {vocabulary - 1}: the "
-                "tokenizer belongs to another model"
-            )
+        check_vocabulary(max(self._tokenizer.get_vocab(with_added_tokens=True).values()), vocabulary, self._path)
         if architecture == "qwen3":
-            end = self._tokenizer.token_to_id("<|endoftext|>")
-            if end is None or self.suffix.tolist() != [end]:
-                raise ModelError(
-                    f"{self._path} does not close a text with <|endoftext|> (it adds {self.suffix.tolist()}). "
-                    "Qwen3-Embedding's vector is the state of that token, so without it the vectors are wrong. Take "
-                    "the current tokenizer.json of the model's repository"
-                )
+            self._check_closing_token()
 
-    def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids without special tokens, int32 [T], and tokens per text, int64 [N]."""
-        # encode_batch_fast leaves the character offsets out.
-        rows = [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-        lengths_N = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        return np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(lengths_N.sum())), lengths_N
+    def _check_closing_token(self) -> None:
+        """For Qwen3. Of any other vocabulary than Qwen's own, the closing token is all that is known."""
+        end, published = self._tokenizer.token_to_id("<|endoftext|>"), list(TOKEN_IDS["test"])
+        if end is None or self.suffix.tolist() != [end]:
+            adds = [*self.prefix.tolist(), *self.suffix.tolist()]
+            raise ModelError(
+                f'{self._path} does not close a text with <|endoftext|>: "test" gives {self._test}'
+                f"{f', and must give {published}' if end == END_OF_TEXT else ''}. Qwen3-Embedding's vector is the "
+                f"state of that token, so without it the vectors are wrong. {TAKE_CURRENT if adds else NOTHING_ADDED}"
+            )
+        if end == END_OF_TEXT and self._test != published:
+            raise ModelError(
+                f'{self._path} gives {self._test} for "test", but Qwen3\'s tokenizer gives {published}: the model '
+                f"would read other words than were written. {TAKE_CURRENT}"
+            )
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets of the tokens, int32 [n, 2]."""
@@ -197,7 +177,17 @@ class TokenizerFile:
         return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def _check_digest(spec: ModelSpec, folder: Path | None) -> None:
+def check_vocabulary(largest: int, vocabulary: int, path: Path) -> None:
+    """Raises ModelError when the largest id of a tokenizer (of this file) is beyond a model's vocabulary."""
+    if largest >= vocabulary:
+        raise ModelError(
+            f"{path} has token ids up to {largest}, but the model's vocabulary ends at {vocabulary - 1}: the "
+            "tokenizer belongs to another model"
+        )
+
+
+def check_digest(spec: ModelSpec, folder: Path | None) -> None:
+    """Raises ModelError when the folder's tokenizer.json (None: the fake's) is not the one that the spec expects."""
     # Texts are tokenised on other machines than the weights run on: one stale copy there would go unseen.
     if spec.tokenizer_digest is None:
         return
@@ -207,16 +197,6 @@ def _check_digest(spec: ModelSpec, folder: Path | None) -> None:
             f"the tokenizer.json of {spec.weights!r} on this machine ({folder}) has sha256 {found[:16]}..., but "
             f"{spec.tokenizer_digest[:16]}... was expected: it is another version. Put the right one there"
         )
-
-
-def _head(text: str, characters: int) -> str:
-    """The text up to the last word end within so many characters; the whole text if it has none there."""
-    if len(text) <= characters:
-        return text
-    # Not inside a run of white space: some vocabularies have tokens for whole runs.
-    places = range(characters, characters // 2, -1)
-    end = next((i for i in places if text[i].isspace() and not text[i - 1].isspace()), None)
-    return text if end is None else text[:end]
 
 
 def _lower_in_place(text: str) -> str:
