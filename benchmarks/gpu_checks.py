@@ -1,0 +1,199 @@
+"""Whether our vectors are right on this device: each check compares two ways to the same numbers, on random weights.
+
+A step records the numbers and fails only where it cannot run; `right` says whether they are within what
+actors/selfcheck.py asks of a replica. In a dry run the device is the CPU and the model tiny.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from gpu_kernels import device
+
+from actors import batching, kernels, selfcheck
+from actors.bench import subjects, texts
+from actors.bench.measure import cosines
+from actors.bench.ours import Ours
+from actors.bench.subjects import Subject, Wanted
+from actors.encoder import Encoder
+from actors.network import Qwen3Network, TransformersNetwork
+from actors.recipe import resolve
+from actors.spec import ModelSpec
+
+SEQUENCES = 48
+SEED = 1
+
+
+@contextmanager
+def loaded(wanted: Wanted, most: int) -> Iterator[tuple[Subject, ModelSpec]]:
+    """A random model and the spec that runs it; texts of at most `most` tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        subject = subjects.load(wanted, Path(folder))
+        most = min(most, subject.recipe.max_positions)
+        plain = ModelSpec(str(subject.folder), max_tokens=most, prompt="")
+        yield subject, replace(plain, dtype=wanted.dtype, device=wanted.device)
+
+
+def wanted(dry: bool, model: str, dtype: str, path: str = "fused") -> Wanted:
+    if dry and subjects.RANDOM[model]["model_type"] == "qwen3":
+        model = "tiny"
+    elif dry:  # most CPUs only emulate bfloat16
+        dtype = "float32"
+    return Wanted(model, device(dry), dtype, path=path, seed=SEED)
+
+
+def sequences(subject: Subject, dry: bool, most: int) -> list[np.ndarray]:
+    """Random ids; lengths of the short mix, of which three are equal."""
+    rng = np.random.default_rng(SEED)
+    lengths = texts.lengths(texts.MIXES["short"], (6 if dry else SEQUENCES) * 120, 1, SEED)
+    lengths = np.minimum([*lengths, 33, 33, 33], 40 if dry else most)
+    return [rng.integers(3, subject.recipe.vocabulary, n) for n in lengths]
+
+
+def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[Encoder, dict[str, Any], list[np.ndarray]]:
+    """An encoder that was started, its layouts against the reference, and the sequences."""
+    encoder = Encoder(spec, resolve(spec), subject.network)
+    given = sequences(subject, dry, spec.max_tokens or 512)
+    reference = np.stack([encoder.reference(ids) for ids in given])
+    encoder.start(1 << 20)  # any layout in one micro-batch
+    found = selfcheck.compare(given, reference, lambda rows: one(encoder, rows), unit_length=True)
+    alone = np.concatenate([one(encoder, [ids]) for ids in given])
+    facts: dict[str, Any] = {
+        "layouts": {c.layout: {"reference": c.cosine, "alone": c.cosine_to_alone} for c in found},
+        "least_cosine": min(c.cosine for c in found),
+        "least_cosine_of_layouts": min(c.cosine_to_alone for c in found),
+        "largest_difference": float(np.abs(alone - reference).max()),
+    }
+    facts["right"] = (
+        facts["least_cosine"] >= selfcheck.LEAST_COSINE[spec.dtype]
+        and facts["least_cosine_of_layouts"] >= selfcheck.LEAST_COSINE_OF_LAYOUTS[spec.dtype]
+    )
+    least, layouts = facts["least_cosine"], facts["least_cosine_of_layouts"]
+    facts["said"] = f"cosine to transformers {least:.7f}, between layouts {layouts:.7f}, right: {facts['right']}"
+    return encoder, facts, given
+
+
+def one(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """One micro-batch."""
+    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
+    return encoder.to_host(encoder.encode(np.concatenate(list(rows)), lengths))
+
+
+def bfloat16(dry: bool) -> dict[str, Any]:
+    """0.6B: fused, Triton, variable-length attention against transformers; against torch's kernels; twice the same."""
+    with loaded(wanted(dry, "0.6B", "bfloat16"), 512) as (subject, spec):
+        encoder, facts, given = compared(subject, spec, dry)
+        together = one(encoder, given)
+        again = one(encoder, given)
+        in_two = np.concatenate([one(encoder, given[: len(given) // 2]), one(encoder, given[len(given) // 2 :])])
+        assert isinstance(subject.network, Qwen3Network)
+        subject.network._qwen3._kernels = kernels
+        facts["cosine_to_torch_kernels"] = cosines(together, one(encoder, given))[0]
+        facts["same_bits_again"] = bool((together == again).all())
+        facts["same_bits_in_other_company"] = float((together == in_two).all(axis=1).mean())
+        facts["said"] += (
+            f"; to torch's kernels {facts['cosine_to_torch_kernels']:.7f}; same bits again: "
+            f"{facts['same_bits_again']}, in other company: {facts['same_bits_in_other_company']:.0%} of vectors"
+        )
+        return facts
+
+
+def float32(dry: bool) -> dict[str, Any]:
+    """0.6B in float32: within 1e-5 of transformers."""
+    with loaded(wanted(dry, "0.6B", "float32"), 512) as (subject, spec):
+        _, facts, _ = compared(subject, spec, dry)
+        facts["right"] = facts["right"] and facts["largest_difference"] <= 1e-5
+        facts["said"] = f"largest difference {facts['largest_difference']:.1e}; {facts['said']}"
+        return facts
+
+
+def generic(dry: bool, model: str) -> dict[str, Any]:
+    """transformers' modules with our packed attention against the same with SDPA, a text at a time."""
+    with loaded(wanted(dry, model, "bfloat16", "generic"), 512) as (subject, spec):
+        assert isinstance(subject.network, TransformersNetwork)
+        return compared(subject, spec, dry)[1]
+
+
+def float8(dry: bool) -> dict[str, Any]:
+    """0.6B in 8 bits against transformers in bfloat16 on the weights before."""
+    with loaded(wanted(dry, "0.6B", "float8"), 512) as (subject, spec):
+        return compared(subject, spec, dry)[1]
+
+
+def long_texts(dry: bool) -> dict[str, Any]:
+    """0.6B: one text of 32,768 tokens among short ones, at the token budget that is found by measuring."""
+    most = 300 if dry else 32768
+    with loaded(wanted(dry, "0.6B", "bfloat16"), most) as (subject, spec):
+        ours, seen = watched(subject, spec)
+        rng = np.random.default_rng(SEED)
+        given = [
+            rng.integers(3, subject.recipe.vocabulary, n) for n in (most, *rng.integers(1, 200, 20 if dry else 400))
+        ]
+        begin = time.perf_counter()
+        vectors = embed(ours, given)
+        seconds = time.perf_counter() - begin
+        peer = subject.peer_model()
+        with torch.inference_mode():
+            ids = torch.from_numpy(given[0]).to(device(dry))[None]
+            state = peer(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float().cpu().numpy()
+        found = cosines(vectors[:1], state)[0]
+        short = cosines(vectors[1:], embed(ours, given[1:]))[0]
+    said = f"cosine of the long one {found:.6f}, of the short ones with and without it {short:.6f}"
+    facts = {"token_budget": ours.embedder.token_budget, "seconds": round(seconds, 2), "selfcheck": seen}
+    return {"said": f"{said}, token budget {facts['token_budget']}", "right": min(found, short) > 0.995, **facts}
+
+
+def memory(dry: bool) -> dict[str, Any]:
+    """A token budget that does not fit: micro-batches are halved, and the vectors are the same."""
+    with loaded(wanted(dry, "0.6B", "bfloat16"), 512) as (subject, spec):
+        ours, seen = watched(subject, spec)
+        budget = ours.embedder.token_budget
+        rng = np.random.default_rng(SEED)
+        given = [rng.integers(3, subject.recipe.vocabulary, 256) for _ in range(max(1, min(budget, 32768) // 128))]
+        wide = embed(ours, given)
+        if dry:
+            return {"said": "not run on a CPU: it has no limit to set", "selfcheck": seen}
+        torch.cuda.reset_peak_memory_stats()
+        embed(ours, given)
+        peak, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((held + 0.4 * (peak - held)) / total)
+        try:
+            narrow = embed(ours, given)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    least = cosines(wide, narrow)[0]
+    halved = ours.embedder.token_budget
+    facts = {"budget": budget, "budget_after": halved, "peak_gb": peak / 1e9, "held_gb": held / 1e9, "selfcheck": seen}
+    right = halved < budget and least > 0.999
+    return {"said": f"budget {budget} -> {halved}, cosine {least:.6f}, right: {right}", "right": right, **facts}
+
+
+def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any]]]:
+    """An Embedder that works even if its own check fails: what the check found is recorded instead."""
+    with mock.patch("actors.selfcheck.check"):
+        ours = Ours(subject, spec)
+    return ours, [asdict(found) for found in ours.embedder.comparisons]
+
+
+def embed(ours: Ours, given: list[np.ndarray]) -> np.ndarray:
+    lengths = np.array([len(ids) for ids in given], dtype=np.int64)
+    return ours.embedder.embed(np.concatenate(given), batching.offsets_of(lengths))
+
+
+def reranker(dry: bool) -> dict[str, Any]:
+    """Each query read once for all its documents against every pair whole."""
+    if importlib.util.find_spec("actors.reranker") is None:
+        return {"said": "not run, because there is no actors/reranker.py"}
+    return {"said": "not run"}
