@@ -110,13 +110,17 @@ class Diagnosis:
 
 
 def _fields(values: dict[str, Any]) -> list[tuple[bool | None, str]]:
-    return [(None, f"  {name.replace('_', ' '):<22}  {_shown(name, value)}") for name, value in values.items()]
+    return [(None, f"  {_label(name):<22}  {_shown(name, value)}") for name, value in values.items()]
+
+
+def _label(name: str) -> str:
+    return name.removesuffix("_bytes").replace("_", " ")
 
 
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
-    if name.endswith("bytes"):
+    if name.endswith("_bytes"):
         return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
     if isinstance(value, int):
         return f"{value:,}"

@@ -61,7 +61,8 @@ def examine(spec: ModelSpec, task: str | None = None, with_goldens: bool = True)
     if understood(diagnosis, local):
         for each in _to_run(diagnosis, local):
             run(diagnosis, each, published)
-            _free()
+            if not _free():
+                break
     _explain_goldens(diagnosis, spec, published)
     return diagnosis
 
@@ -126,8 +127,8 @@ def _run_embedder(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
     """Loads the model in one dtype; its layouts, then the goldens."""
     embedder = _loaded(Embedder, diagnosis, spec)
     if embedder is None:
-        _free()
-        _show_layouts_of_a_refused_model(diagnosis, spec)
+        if _free():
+            _show_layouts_of_a_refused_model(diagnosis, spec)
         return
     diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in embedder.comparisons]
     if published is not None:
@@ -194,10 +195,15 @@ def _explain_goldens(diagnosis: Diagnosis, spec: ModelSpec, published: Published
         )
 
 
-def _free() -> None:
+def _free() -> bool:
+    """Gives the memory of what was examined back. False: the device has failed, and this process can use it no more."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors import batching, fake, in_turn, selfcheck, weights
+from actors import batching, fake, goldens, in_turn, selfcheck, weights
 from actors.recipe import Resolved, resolve
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import Encoded, TextTokenizer
@@ -65,6 +65,8 @@ class Embedder:
         self.token_budget = self._model.token_budget
         self.comparisons = selfcheck.compare(sequences, reference, self._one_micro_batch, self._model.normalised)
         selfcheck.check(self.comparisons, self._model.dtype)
+        if published := goldens.hub_id(spec):
+            goldens.check_embedder(self, published, self._model.dtype)
 
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Vectors float32 [N, D] of N >= 0 sequences, in their order; none may be empty.

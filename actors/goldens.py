@@ -57,10 +57,9 @@ def hub_id(spec: ModelSpec, task: str = "embed") -> str | None:
 
 
 def is_named(spec: ModelSpec, published: Published) -> bool:
-    """Whether the spec asks for these very weights, by their id on a hub (or as "bundled")."""
+    """Whether the spec asks for these very weights, by their id on a hub (or as "bundled"), in whatever revision."""
     name = BUNDLED_ID if spec.weights == "bundled" else spec.weights.removeprefix(MODELSCOPE)
-    newest = spec.revision in (None, "main", "master")
-    return name == published.model_id and newest and not Path(spec.weights).is_dir()
+    return name == published.model_id and not Path(spec.weights).is_dir()
 
 
 def identify(name: str, config: dict[str, Any], task: str) -> Published | None:

@@ -70,7 +70,7 @@ def folder(spec: ModelSpec, place: Path) -> dict[str, Any]:
         "hidden_size": config.get("hidden_size"),
         "vocabulary": config.get("vocab_size"),
         "parameters": sum(map(prod, shapes)),
-        "bytes": sum(path.stat().st_size for path in place.glob("*.safetensors")),
+        "size_bytes": sum(path.stat().st_size for path in place.glob("*.safetensors")),
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from actors import in_turn, rerank_check, weights
+from actors import goldens, in_turn, rerank_check, weights
 from actors.embedder import check_digest
 from actors.qwen3_weights import Geometry
 from actors.rerank_batches import PairBatches
@@ -73,6 +73,8 @@ class Reranker:
         self.token_budget = self._model.token_budget
         self.comparisons = rerank_check.compare(checked, reference, self._one_micro_batch)
         rerank_check.check(self.comparisons, self._model.dtype)
+        if published := goldens.hub_id(spec, "rerank"):
+            goldens.check_reranker(self, published, self._model.dtype)
 
     def rank(
         self, query: str, documents: Sequence[str], instruction: str | None = None, top: int | None = None

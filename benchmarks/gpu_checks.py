@@ -6,7 +6,6 @@ actors/selfcheck.py asks of a replica. In a dry run the device is the CPU and th
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,16 @@ import torch
 from gpu_kernels import device
 
 from actors import batching, kernels, selfcheck
-from actors.bench import subjects, texts
+from actors.bench import rerank, subjects, texts
 from actors.bench.measure import cosines
+from actors.bench.options import Options
 from actors.bench.ours import Ours
 from actors.bench.subjects import Subject, Wanted
 from actors.encoder import Encoder
 from actors.network import Qwen3Network, TransformersNetwork
+from actors.qwen3_weights import Geometry
 from actors.recipe import resolve
+from actors.rerank_batches import PairBatches
 from actors.spec import ModelSpec
 
 SEQUENCES = 48
@@ -193,7 +195,20 @@ def embed(ours: Ours, given: list[np.ndarray]) -> np.ndarray:
 
 
 def reranker(dry: bool) -> dict[str, Any]:
-    """Each query read once for all its documents against every pair whole."""
-    if importlib.util.find_spec("actors.reranker") is None:
-        return {"said": "not run, because there is no actors/reranker.py"}
-    return {"said": "not run"}
+    """0.6B: each query read once for all its documents, and every pair whole, against transformers a pair at a time."""
+    model = "tiny" if dry else "0.6B"
+    options = Options(model, tokens=2000 if dry else 12000, task="rerank", seed=SEED)
+    encoded = rerank.made_up(options, subjects.RANDOM[model]["vocab_size"])
+    geometry = Geometry.of(subjects.RANDOM[model])
+    ours = rerank.RandomReranker(ModelSpec("random", device=device(dry), dtype="bfloat16"), geometry, SEED)
+    pairs = PairBatches(encoded, reuse_prefix=False)
+    rows = [np.array([i]) for i in range(len(encoded.query_of))]
+    reference = np.array([ours.model.reference(pairs.layout(row).ids_T)[1] for row in rows])
+    ours.start(None, int(rerank.pair_lengths(encoded).max()))
+    logits = {name: ours.scored(encoded, name == "shared").vectors[:, 0] for name in ("shared", "whole")}
+    errors = {name: float(np.abs(found - reference).max()) for name, found in logits.items()}
+    between = float(np.abs(logits["shared"] - logits["whole"]).max())
+    spread = float(reference.std())
+    right = max(errors.values()) <= 0.35 * max(spread, 1.0)
+    said = f"logits within {errors['shared']:.1e} shared, {errors['whole']:.1e} whole, of {spread:.2g}, right: {right}"
+    return {"said": said, "right": right, "errors": errors, "between": between, "spread": spread, "pairs": len(rows)}

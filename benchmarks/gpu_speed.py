@@ -11,9 +11,10 @@ from unittest import mock
 
 from gpu_kernels import device
 
-from actors.bench import ceiling, report, subjects
+from actors.bench import ceiling, report, rerank, subjects
 from actors.bench.ceiling import Ceiling
-from actors.bench.run import Options, run
+from actors.bench.options import Options
+from actors.bench.run import run
 
 TOKENS = {"0.6B": 1_000_000, "4B": 300_000, "8B": 200_000, "bert-base": 2_000_000}  # in a few seconds
 PEER_TOKENS = {"0.6B": 500_000, "4B": 150_000, "8B": 100_000}
@@ -53,6 +54,14 @@ def peers(dry: bool, model: str) -> dict[str, Any]:
     """Ours, from ids and from texts, and the others, in turn."""
     names = PEERS if importlib.util.find_spec("sentence_transformers") else ("transformers",)
     return _run(Options(model, tokens=PEER_TOKENS[model], dtype="bfloat16", peers=names, rounds=3), dry)
+
+
+def reranking(dry: bool) -> dict[str, Any]:
+    """0.6B as a reranker: each query read once or with every document, and the others' ways."""
+    names = ("card", "cross-encoder")
+    options = Options("0.6B", tokens=400_000, task="rerank", dtype="bfloat16", rounds=2, peers=names)
+    found = rerank.run(_tiny(options) if dry else options)
+    return {"said": _said(found), **found}
 
 
 def budgets(dry: bool) -> dict[str, Any]:
@@ -127,6 +136,6 @@ def _said(found: dict[str, Any]) -> str:
     parts = []
     for name, way in ways.items():
         share = next((f" ({way[key]:.0%} of {key[3:]})" for key in way if key.startswith("of_")), "")
-        faster = f", ours is {way['ours_is']:.2f}x, cosine {way['least_cosine']:.5f}" if "ours_is" in way else ""
+        faster = f", ours is {way['ours_is']:.2f}x, {way['agrees']}" if "ours_is" in way else ""
         parts.append(f"{name} {way['tokens_per_second']:,.0f} tokens/s{share}{faster}")
     return "; ".join(parts)

@@ -59,6 +59,7 @@ STEPS = [
     _peers("0.6B", 90),
     _peers("4B", 90),
     _peers("8B", 100),
+    Step("reranker 0.6B", 60, _of("gpu_speed", "reranking")),
     Step("token budgets 0.6B", 40, _of("gpu_speed", "budgets")),
     Step("profile 0.6B", 40, _of("gpu_speed", "profile", "0.6B")),
     Step("profile 8B", 45, _of("gpu_speed", "profile", "8B")),

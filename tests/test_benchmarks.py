@@ -1,5 +1,6 @@
 """The benchmarks run, in their tiniest size: what they measure here means nothing."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -46,3 +47,21 @@ def test_planning():
     found = run("planning", "--files", "30")
     assert found["cold"]["shards"] == 30
     assert found["cold"]["rows"] == found["with_cache"]["rows"] == 90
+
+
+def test_rerank():
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is one side of this benchmark")
+    if importlib.util.find_spec("dashscope") is None:
+        pytest.skip("the package dashscope, whose vocabulary is Qwen's, is not installed")
+    found = run("rerank", "--queries", "2", "--documents", "4", "--layers", "1", "--hidden", "128", "--rounds", "1")
+    assert found["worst_logit_difference"] < 1e-3
+    assert found["times_model_card"] > 0
+    assert found["times_plain"] > 0
+
+
+def test_tokenise():
+    if importlib.util.find_spec("dashscope") is None:
+        pytest.skip("the package dashscope, whose vocabulary is Qwen's, is not installed")
+    found = run("tokenise", "--strings", "50", "--megabytes", "0.1", "--rounds", "1")
+    assert found["exact"]["as it is"]["mismatches"] == 0
+    assert found["exact"]["as it is"]["compared"]

@@ -20,10 +20,12 @@ from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from actors import attention, doctor, goldens, inspection, qwen3, weights
-from actors.diagnosis import LayoutCheck
+from actors.diagnosis import Check, Diagnosis, LayoutCheck
+from actors.embedder import Embedder
 from actors.published import PUBLISHED, TOLERANCES, Golden, Published
 from actors.recipe import QWEN_QUERY_PROMPT
 from actors.rerank_check import RerankComparison
+from actors.reranker import Reranker
 from actors.selfcheck import Comparison
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import TextTokenizer
@@ -89,6 +91,25 @@ def test_a_wrong_recipe_is_found_by_the_goldens_alone(minilm: Path) -> None:
     assert not found.ok
     assert sum(result.ok is False for result in found.goldens) >= 5
     assert "Fine-tuned weights" in found.notes[-1]
+
+
+def test_a_replica_of_known_weights_checks_the_published_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    Embedder(ModelSpec("bundled", device="cpu"))
+    monkeypatch.setattr("actors.recipe.modules.pooling_and_normalise", lambda folder: ("cls", True))
+    with pytest.raises(ModelError, match=r"all-MiniLM-L6-v2 must give the cosine 0\.6660 for 'The weather is lovely"):
+        Embedder(ModelSpec("bundled", device="cpu"))
+    Embedder(ModelSpec("bundled", device="cpu", dimensions=64))  # of which nothing is published
+
+
+def test_a_reranker_of_known_weights_checks_the_published_numbers(
+    reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = Published("Some/Reranker", "rerank", (), (Golden("logit", "a river", "Paris", 50.0, "a paper"),))
+    monkeypatch.setattr(goldens, "PUBLISHED", (published,))
+    monkeypatch.setattr(weights, "locate", lambda spec, tokenizer_only=False: reranker)
+    Reranker(cpu("Other/Reranker"))
+    with pytest.raises(ModelError, match=r"Some/Reranker must give the logit 50\.0000 for 'a river' and 'Paris'"):
+        Reranker(cpu("Some/Reranker"))
 
 
 def test_half_precision_is_examined_and_then_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +202,15 @@ def test_layouts_are_judged_by_both_cosines() -> None:
         assert LayoutCheck.of(Comparison("packed", cosines[0], 0, cosines[1]), "float32").ok is ok
 
 
+def test_nothing_that_failed_is_left_out_of_the_verdict() -> None:
+    layout = LayoutCheck.of(Comparison("packed", 0.9, 0, 0.9), "float32")
+    result = goldens.judge([Golden("cosine", "a", "b", 0.5, "a paper")], [0.1], "float32")[0]
+    for part in ({"checks": [Check("runs", False, "no")]}, {"layouts": [layout]}, {"goldens": [result]}):
+        found = Diagnosis("w", "embed", {}, {}, **part)
+        assert (found.ok, found.failed, found.to_dict()["ok"]) == (False, 1, False)
+        assert "NOT WELL: 1 failed" in text_of(found)
+
+
 def test_a_lost_closing_token_is_found_before_anything_runs(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "no-end"))
     write_tokenizer(folder, ["<|endoftext|>", "<|im_end|>"], "$A")
@@ -200,6 +230,20 @@ def test_damaged_weights(tiny: Path, tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     found = doctor.examine(cpu(folder))
     assert "layers.1.mlp.up_proj.weight missing" in found.checks[-1].found
+
+
+def test_a_device_that_failed_is_left_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("actors.cpu.bfloat16_is_faster", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)
+    monkeypatch.setattr(qwen3.Qwen3, "last_states", broken)
+    found = doctor.examine(cpu(tiny))
+    assert [check.name for check in found.checks[1:]] == ["runs in bfloat16"]
+    assert "an illegal memory access" in found.checks[-1].found
+    assert found.layouts == []
 
 
 def test_the_fake_model_has_nothing_to_examine() -> None:
@@ -342,7 +386,7 @@ def test_a_layout_of_a_reranker_is_judged_by_its_logits_too() -> None:
 # ---------------------------------------------------------------------- the commands
 
 
-def text_of(diagnosis: doctor.Diagnosis) -> str:
+def text_of(diagnosis: Diagnosis) -> str:
     return "\n".join(line for _, line in diagnosis.lines())
 
 
@@ -394,7 +438,13 @@ def test_exit_codes_and_messages(tiny: Path, tmp_path: Path, known_shape: Publis
     assert CliRunner().invoke(cli.app, ["doctor", "--task", "write"]).exit_code == 2
 
 
-def test_the_bare_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bare_command_says_what_is_wrong(
+    tiny: Path, tmp_path: Path, known_shape: Published, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main(["--weights", str(tiny), "--device", "cpu"]) == 1
+    assert "NOT WELL: 1 failed" in capsys.readouterr().out
+    assert doctor.main(["--weights", str(tiny), "--device", "cpu", "--no-goldens"]) == 0
+    capsys.readouterr()
     assert doctor.main(["--weights", str(tmp_path / "none")]) == 1
     said = capsys.readouterr()
     assert said.out == ""

@@ -41,7 +41,7 @@ def test_the_budget_fills_its_share_and_no_more(free: int, base: float, per_toke
     assert asked == [SMALL, LARGE]
     assert found % STEP == 0
     assert STEP <= found <= MOST
-    assert peak_bytes(found) <= SHARE * free
+    assert peak_bytes(found) <= SHARE * free <= 0.9 * free
     assert found == MOST or peak_bytes(found + STEP) > SHARE * free
 
 
@@ -309,7 +309,7 @@ def test_on_cuda_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_toke
     """On a simulated device of 3 GB: full micro-batches of the longest texts, and what they took beside the weights."""
     spec = ModelSpec(str(build(tmp_path, "qwen3")), device="cpu", dtype="float32", max_tokens=max_tokens)
     encoder = Encoder(spec, resolve(spec))
-    weights, peak, ran = 7 * GB, [0], []
+    weights, peak, ran = 7 * GB, [9 * GB], []  # the peak: loading took more for a moment
 
     def encode(ids_T: np.ndarray, lengths_n: np.ndarray) -> None:
         ran.append(lengths_n)

@@ -1,6 +1,8 @@
 """Qwen3's fused forward pass against transformers' own model, one sequence at a time, on the same random weights."""
 
+import gc
 import json
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -349,6 +351,16 @@ def test_another_pooling_runs_through_transformers(other_qwen3) -> None:
     np.testing.assert_allclose(embedder.embed_documents(TEXTS), Reference(spec).embed(TEXTS), atol=1e-5)
 
 
+def test_no_cache_keeps_keys_and_values(other_qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing would read it, and it would hold all keys and values of a micro-batch."""
+
+    def cache(*given: object, **more: object) -> None:
+        raise AssertionError("a cache was made")
+
+    monkeypatch.setattr("transformers.models.qwen3.modeling_qwen3.DynamicCache", cache)
+    Embedder(ModelSpec(str(other_qwen3(hidden_act="gelu")), device="cpu", dtype="float32"))
+
+
 @pytest.mark.parametrize("changes", [{}, {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}], ids=str)
 def test_plain_qwen3_do_not(other_qwen3, changes: dict[str, object]) -> None:
     folder = other_qwen3(**changes)
@@ -384,6 +396,18 @@ def test_8_bits_from_the_start_of_a_replica(other_qwen3) -> None:
     exact = Embedder(replace(spec, dtype="float32")).embed_documents(TEXTS)
     assert cosine(embedder.embed_documents(TEXTS), exact) > 0.99
     assert not np.allclose(embedder.embed_documents(TEXTS), exact, atol=1e-4), "it was computed in 8 bits"
+
+
+def test_the_reference_lets_go_of_the_weights_it_shared() -> None:
+    """Or 8 bits would take 16 more."""
+    weights = filled(SMALL, "float8")
+    network = Qwen3Network(weights, varlen=False, in_8_bits=True)
+    with torch.inference_mode():
+        network.plain(np.arange(5))
+    before = weakref.ref(weights.layers[0].down.weight)
+    network.start()
+    gc.collect()
+    assert before() is None
 
 
 def _matrices(embedder: Embedder) -> list[torch.Tensor]:

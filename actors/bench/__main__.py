@@ -12,6 +12,13 @@ st            sentence-transformers' encode() as it is called by default: 32 tex
 st-best       its fastest way here: padding-free, or padded with 32, 128 or 256 texts a batch
 transformers  its plain forward pass, texts sorted by tokens and padded, as many tokens a batch as ours
 
+With --task rerank: a Qwen3 with random weights, pairs of random ids in the proportions of real ones, documents by --mix
+
+reuse          ours, each query computed once for all its documents
+whole          ours, every pair computed whole
+card           the model card's way: the product with the whole vocabulary at every position, 32 pairs a batch
+cross-encoder  sentence-transformers' CrossEncoder's arithmetic: sorted, 32 a batch, that product at the last position
+
 All have the same weights, precision and texts, take turns in rounds, and count real tokens: special ones, no padding.
 Prints a table and, as the last line, JSON.
 """
@@ -22,8 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.bench import peers, report, subjects, texts
-from actors.bench.run import Options, run
+from actors.bench import report, rerank, subjects, texts
+from actors.bench.options import AGAINST, Options
+from actors.bench.run import run
 from actors.spec import ModelError
 
 
@@ -33,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     file = given.pop("json")
     given["peers"] = tuple(name for name in given["peers"].split(",") if name)
     try:
-        found = run(Options(**given))
+        options = Options(**given)
+        found = rerank.run(options) if options.task == "rerank" else run(options)
     except ModelError as error:
         raise SystemExit(f"error: {error}") from error
     print(report.table(found))
@@ -50,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add, default = parser.add_argument, Options()
     add("--model", default=default.model, help=f"{', '.join(subjects.RANDOM)}, bundled, a folder or a hub id")
+    add("--task", choices=AGAINST, default=default.task)
     add("--mix", choices=texts.MIXES, default=default.mix, help="mean 120, 400 or 2000 tokens, most 512, 2048 or 8192")
     add("--tokens", type=int, default=default.tokens, help=f"about how many in all ({default.tokens:,})")
     add("--tokenizer", help="a folder with tokenizer.json, for random weights: real words in place of made-up ones")
@@ -58,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="CPU threads of torch")
     add("--token-budget", type=int, help="most tokens of a micro-batch")
     add("--path", choices=subjects.PATHS, default=default.path, help="of a Qwen3: ours, or transformers' modules")
-    add("--peers", default="", help=f"some of {','.join(peers.NAMES)}")
+    add("--peers", default="", help="; ".join(f"{task}: some of {','.join(known)}" for task, known in AGAINST.items()))
     add("--rounds", type=int, default=default.rounds)
     add("--seed", type=int, default=default.seed)
     add("--price", type=float, help="of an hour of this machine: gives the cost of 10^9 tokens")

@@ -27,7 +27,6 @@ from actors.bench.subjects import Subject, copy_tokenizer, write_modules
 from actors.quiet import quiet_transformers
 from actors.tokenizer import Encoded
 
-NAMES = ("st", "st-best", "transformers")
 DEFAULT_BATCH = 32  # sentence-transformers' own
 BATCHES = (32, 128, 256)  # tried for its best
 PADDED = "sdpa, padded"

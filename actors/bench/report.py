@@ -104,7 +104,7 @@ def table(report: dict[str, Any]) -> str:
         f"{work['documents']:,} texts, {work['tokens']:,} tokens, mean {work['mean']}, most {work['most']} "
         f"(mix {work['mix']!r}, {work['words']})",
         "",
-        f"{'':34} {'tokens/s':>11} {'texts/s':>9} {'no padding':>10} {'burst':>6} {'sust.':>6} {'GB':>7}  ours is",
+        f"{'':34} {'tokens/s':>11} {'texts/s':>9} {'real/run':>10} {'burst':>6} {'sust.':>6} {'GB':>7}  ours is",
     ]
     rows = {f"ours, {name.replace('_', ' ')}": found for name, found in report["ours"].items()} | report["peers"]
     lines += [_row(name, found) for name, found in rows.items()]
@@ -113,10 +113,8 @@ def table(report: dict[str, Any]) -> str:
     for name, found in report["ours"].items():
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in found["stages"].items())
         lines.append(f"seconds of {found['seconds']:.2f}, {name.replace('_', ' ')}: {stages}")
-    tokenising = report["tokenising"]
-    lines.append(
-        f"tokenising: {tokenising['tokens_per_second_and_core']:,.0f} tokens/s and core ({tokenising['what']})"
-    )
+    if words := report["tokenising"]:
+        lines.append(f"tokenising: {words['tokens_per_second_and_core']:,.0f} tokens/s and core ({words['what']})")
     for name, found in rows.items():
         if "cost_per_1e9_tokens" in found:
             lines.append(f"cost of 10^9 tokens, {name}: {found['cost_per_1e9_tokens']:,.2f}")
@@ -127,7 +125,7 @@ def _row(name: str, found: dict[str, Any]) -> str:
     shares = [found.get(key) for key in _first_shares(found)]
     shown = " ".join(f"{share:6.1%}" if share is not None else f"{'-':>6}" for share in shares)
     memory = f"{found['peak_memory_gb']:7.2f}" if found["peak_memory_gb"] is not None else f"{'-':>7}"
-    faster = f"{found['ours_is']:.2f}x, cosine {found['least_cosine']:.6f}" if "ours_is" in found else ""
+    faster = f"{found['ours_is']:.2f}x, {found['agrees']}" if "ours_is" in found else ""
     rates = f"{found['tokens_per_second']:11,.0f} {found['documents_per_second']:9,.1f}"
     return f"{name:34.34} {rates} {found['padding_efficiency']:10.1%} {shown} {memory}  {faster}"
 
@@ -156,9 +154,9 @@ def ceiling(found: Ceiling) -> dict[str, Any]:
     }
 
 
-def threads() -> int:
-    """CPU threads of torch."""
-    return torch.get_num_threads()
+def settings(token_budget: int) -> dict[str, int]:
+    """What was found out for the run."""
+    return {"token_budget": token_budget, "threads": torch.get_num_threads()}
 
 
 def _cpu() -> str:

@@ -12,10 +12,10 @@ cross-encoder  as sentence-transformers' CrossEncoder computes: sorted, 32 a bat
 Legend: N pairs, Q queries, n pairs of a batch, L its longest, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -27,9 +27,10 @@ from actors import attention, batching
 from actors.bench import measure, report, subjects, texts
 from actors.bench.measure import Done, Way
 from actors.bench.options import Options
-from actors.bench.peers import Counted, padded_batches
+from actors.bench.peers import Counted
+from actors.devices import Pending
 from actors.qwen3_weights import Geometry, Weights
-from actors.rerank_batches import PairBatches
+from actors.rerank_batches import Layout, PairBatches
 from actors.rerank_model import RerankModel
 from actors.rerank_prompt import RerankEncoded
 from actors.reranker import Reranker
@@ -43,23 +44,102 @@ YES, NO = 9693, 2152  # Qwen's; in a smaller vocabulary two others
 WARM_UP_PAIRS = 48
 
 
+class Counting(RerankModel):
+    """Counts the tokens it computes."""
+
+    tokens = 0
+
+    def encode(self, layout: Layout) -> Pending:
+        self.tokens += len(layout.ids_T)
+        return super().encode(layout)
+
+
 class RandomReranker(Reranker):
     """A Reranker over weights that are made up: without tokenizer and self-check, with all of the rest."""
 
     def __init__(self, spec: ModelSpec, geometry: Geometry, seed: int) -> None:
         yes, no = (word % geometry.vocabulary for word in (YES, NO))
         with mock.patch.object(Weights, "load", lambda weights, _: weights.randomise(seed)):
-            self._model = RerankModel(spec, Path(), geometry, torch.zeros(geometry.hidden))
-        self.weights = self._model._weights
+            self.model = self._model = Counting(spec, Path(), geometry, torch.zeros(geometry.hidden))
+        self.weights = self.model._weights
         vocabulary_VH = self.weights.embedding
-        self.direction_H = (vocabulary_VH[yes].float() - vocabulary_VH[no].float()).contiguous()
-        self._model._direction_H = self.direction_H
+        self.model._direction_H = vocabulary_VH[yes].float() - vocabulary_VH[no].float()
         self.answers = (yes, no)
 
     def start(self, token_budget: int | None, longest: int) -> None:
         """To be called once, before scoring; afterwards 8-bit weights have no reference any more."""
-        self._model.start(token_budget, longest)
-        self.token_budget = self._model.token_budget
+        self.model.start(token_budget, longest)
+        self.token_budget = self.model.token_budget
+
+    def scored(self, encoded: RerankEncoded, reuse_prefix: bool) -> Done:
+        """Logits float32 [N, 1]."""
+        self.model.tokens = 0
+        logits_N = self.score_encoded(encoded, reuse_prefix)
+        return Done(logits_N[:, None], self.model.tokens)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Measures; gives the report, ready for JSON. Raises ModelError for what cannot be run."""
+    config = subjects.RANDOM.get(options.model, {})
+    if config.get("model_type") != "qwen3" or options.tokenizer or options.path != "fused":
+        raise ModelError(
+            "--task rerank takes a Qwen3 of the known sizes with random weights, and no --tokenizer or --path"
+        )
+    spec = ModelSpec("random", device=options.device, dtype=options.dtype, threads=options.threads)
+    device, dtype = spec.resolve_device(), spec.resolve_dtype()
+    machine = report.machine(device)
+    ours = RandomReranker(spec, Geometry.of(config), options.seed)
+    model = ours.weights.reference() if options.peers else None
+    encoded = made_up(options, config["vocab_size"])
+    lengths_N = pair_lengths(encoded)
+    ours.start(options.token_budget, int(lengths_N.max()))
+    runs = measure.rounds(_ways(options, ours, model, encoded), options.rounds, device)
+    results = {name: report.result(done, lengths_N, None, [], options.price) for name, done in runs.items()}
+    for name in runs:
+        if name != "reuse":
+            results[name] |= _compared(runs["reuse"], runs[name])
+    shared = np.diff(encoded.heads_offsets)[encoded.query_of].mean()
+    return {
+        "benchmark": "model layer",
+        "model": options.model,
+        "weights": "random",
+        "settings": asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.token_budget)},
+        "work": texts.summary(lengths_N)
+        | {"mix": options.mix, "words": f"pairs of random ids, of which {shared:.0f} before the document"},
+        "ours": {name: results[name] for name in runs if name not in options.peers},
+        "peers": {name: results[name] for name in options.peers},
+        "tokenising": None,
+        "ceilings": [],
+        "machine": machine,
+    }
+
+
+def _ways(options: Options, ours: RandomReranker, model: Any, encoded: RerankEncoded) -> list[Way]:
+    scored: dict[str, Callable[[RerankEncoded], Done]] = {
+        "reuse": lambda pairs: ours.scored(pairs, True),
+        "whole": lambda pairs: ours.scored(pairs, False),
+    }
+    for name in options.peers:
+        scored[name] = Padded(model, ours.weights.embedding, ours.answers, all_positions=name == "card").run
+    some = first(encoded, WARM_UP_PAIRS)
+    return [Way(name, partial(way, encoded), partial(way, some)) for name, way in scored.items()]
+
+
+def _compared(ours: Sequence[Done], other: Sequence[Done]) -> dict[str, Any]:
+    error = float(np.abs(ours[-1].vectors - other[-1].vectors).max())
+    spread = float(ours[-1].vectors.std())
+    return {
+        "ours_is": round(measure.ratio(ours, other), 3),
+        "ours_is_in_cpu_time": round(measure.cpu_ratio(ours, other), 3),
+        "agrees": f"logits within {error:.1e} of {spread:.2g}",
+        "largest_logit_difference": error,
+        "spread_of_logits": spread,
+    }
+
+
+def pair_lengths(encoded: RerankEncoded) -> np.ndarray:
+    """Tokens of whole pairs, int64 [N]."""
+    return np.diff(encoded.heads_offsets)[encoded.query_of] + np.diff(encoded.tails_offsets)
 
 
 def made_up(options: Options, vocabulary: int) -> RerankEncoded:
@@ -108,7 +188,7 @@ class Padded:
         """Logits float32 [N, 1]."""
         self._counted.tokens = 0
         pairs = PairBatches(encoded, reuse_prefix=False)
-        lengths_N = np.diff(encoded.heads_offsets)[encoded.query_of] + np.diff(encoded.tails_offsets)
+        lengths_N = pair_lengths(encoded)
         order_N = np.arange(len(lengths_N)) if self._all else np.argsort(-lengths_N, kind="stable")
         logits_N = np.empty(len(lengths_N), dtype=np.float32)
         for start in range(0, len(order_N), BATCH):

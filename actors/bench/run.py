@@ -13,45 +13,15 @@ from actors.bench import ceiling, measure, peers, report, subjects, texts
 from actors.bench.ceiling import Ceiling
 from actors.bench.flops import Shape
 from actors.bench.measure import Done, Way
+from actors.bench.options import AGAINST, Options
 from actors.bench.ours import Ours, part_of
 from actors.bench.subjects import Subject, Wanted
-from actors.spec import ModelError, ModelSpec
+from actors.spec import ModelSpec
 from actors.tokenizer import Encoded, TextTokenizer
 
-WAYS = ("from_ids", "from_texts")
-AGAINST = {"transformers": "from_ids", "st": "from_texts", "st-best": "from_texts"}  # which of ours a peer meets
 TRIED_TEXTS = 1024  # by each mode of sentence-transformers: some batches of 256
 WARM_UP_STEP = 4  # every so many-th text
 FLOPS_NOTE = "every layer counted whole, also where ours computes the last one for the last token only"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure; `python -m actors.bench --help` explains each."""
-
-    model: str = "0.6B"
-    mix: str = "short"
-    tokens: int = 1_000_000
-    tokenizer: str | None = None
-    dtype: str = "auto"
-    device: str | None = None
-    threads: int | None = None
-    token_budget: int | None = None
-    path: str = "fused"
-    peers: tuple[str, ...] = ()
-    rounds: int = 3
-    seed: int = 0
-    price: float | None = None
-    ceiling_seconds: float = 5.0
-    ways: tuple[str, ...] = WAYS
-
-    def __post_init__(self) -> None:
-        for name in self.peers:
-            if name not in peers.NAMES:
-                raise ModelError(f"there is no peer {name!r}; there are {', '.join(peers.NAMES)}")
-            assert AGAINST[name] in self.ways, name
-        if self.rounds < 1 or self.tokens < 1:
-            raise ModelError("rounds and tokens must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -95,21 +65,19 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
     work = _work(options, subject, ours.tokenizer)
     if ceilings is None:
         ceilings = [ceiling.measure(device, kind, options.ceiling_seconds) for kind in ceiling.kinds(dtype)]
-    ways = [way for way in _our_ways(ours, work) if way.name in options.ways]
+    ways = [way for way in _our_ways(ours, work) if not options.ways or way.name in options.ways]
     others = [_peer(name, subject, peer_model, work, ours, folder) for name in options.peers]
     runs = measure.rounds([*ways, *(peer.way for peer in others)], options.rounds, device)
     shape = Shape.of(subject.config)
     results = {name: report.result(found, work.lengths, shape, ceilings, options.price) for name, found in runs.items()}
     for peer in others:
-        results[peer.way.name] |= _compared(runs[AGAINST[peer.way.name]], runs[peer.way.name]) | {
-            "settings": peer.settings
-        }
+        name = peer.way.name
+        results[name] |= _compared(runs[AGAINST["embed"][name]], runs[name]) | {"settings": peer.settings}
     return {
         "benchmark": "model layer",
         "model": options.model,
         "weights": subject.weights,
-        "settings": asdict(options)
-        | {"device": device, "dtype": dtype, "token_budget": ours.embedder.token_budget, "threads": report.threads()},
+        "settings": asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.embedder.token_budget)},
         "work": work.facts,
         "ours": {way.name: results[way.name] for way in ways},
         "peers": {peer.way.name: results[peer.way.name] for peer in others},
@@ -197,6 +165,7 @@ def _compared(ours: Sequence[Done], other: Sequence[Done]) -> dict[str, Any]:
     return {
         "ours_is": round(measure.ratio(ours, other), 3),
         "ours_is_in_cpu_time": round(measure.cpu_ratio(ours, other), 3),
+        "agrees": f"cosine {least:.6f}",
         "least_cosine": round(least, 8),
         "mean_cosine": round(mean, 8),
     }

@@ -75,6 +75,7 @@ RANDOM = {
     "8B": _qwen3(4096, 36, 32, 12288, 151665),
     "minilm": _bert(384, 6, 12),
     "bert-base": _bert(768, 12, 12),
+    "small": _qwen3(512, 6, 8, 1536, 8192) | {"num_key_value_heads": 4, "head_dim": 64},
     "tiny": _qwen3(64, 2, 4, 128, 512) | {"num_key_value_heads": 2, "head_dim": 16},
 }
 
