@@ -15,6 +15,8 @@ from actors.modules import read_json
 from actors.spec import ModelError, ModelSpec
 
 SUPPORTED = ("bert", "modernbert", "qwen3", "roberta", "xlm-roberta")
+SIZES = ("hidden_size", "vocab_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
+SIZES_OF_QWEN3 = ("num_key_value_heads", "intermediate_size", "rms_norm_eps")
 ROBERTA_FAMILY = ("roberta", "xlm-roberta")
 WITH_FLOAT8 = ("qwen3",)
 QWEN_QUERY_PROMPT = (
@@ -64,6 +66,7 @@ def load_recipe(folder: Path) -> Recipe:
     config = read_json(folder / "config.json")
     modules.refuse_reranker(config, folder)
     architecture = _architecture(config, folder)
+    _check_complete(config, architecture, folder)
     positions = _max_positions(config, architecture)
     if not (folder / "modules.json").exists():
         if architecture != "qwen3":
@@ -150,6 +153,13 @@ def fake_recipe() -> Recipe:
         vocabulary=fake.VOCABULARY,
         lower_case=True,
     )
+
+
+def _check_complete(config: dict[str, Any], architecture: str, folder: Path) -> None:
+    # transformers would take its own defaults for them, which are those of some other model.
+    wanted = SIZES + (SIZES_OF_QWEN3 if architecture == "qwen3" else ())
+    if missing := [name for name in wanted if config.get(name) is None]:
+        raise ModelError(f"{folder}/config.json does not say {', '.join(missing)}: fetch the model again")
 
 
 def _architecture(config: dict[str, Any], folder: Path) -> str:

@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 
 from actors.modules import RERANKER_MODULE, read_json
 from actors.spec import ModelError
-from actors.weights import tokenizer_file
 
 CONVERTED = "Qwen3ForSequenceClassification"
 EMBEDDING = ("embed_tokens.weight", "model.embed_tokens.weight")
@@ -35,12 +34,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         problem = f"has the module {', '.join(others)}"
     if problem:
         raise ModelError(f"the model in {folder} {problem}; as a reranker only Qwen3-Reranker is supported")
-    signs = ["its modules.json has Pooling"] if "Pooling" in modules else []
-    signs += ["its tokenizer.json adds tokens to a text"] if _adds_tokens(folder) else []
-    if signs:
+    # A tokenizer that closes texts is no sign of it: the prompt is made of ids, without what a tokenizer adds.
+    if "Pooling" in modules:
         raise ModelError(
-            f"{folder} is an embedding model ({' and '.join(signs)}), not a reranker: its scores would mean nothing. "
-            "Give the weights of Qwen3-Reranker, with the files of its own repository"
+            f"{folder} is an embedding model (its modules.json has Pooling), not a reranker: its scores would mean "
+            "nothing. Give the weights of Qwen3-Reranker, with the files of its own repository"
         )
     return config
 
@@ -125,9 +123,3 @@ def _modules(folder: Path) -> dict[str, str]:
     path = folder / "modules.json"
     entries = read_json(path) if path.exists() else []
     return {entry["type"].rsplit(".", 1)[-1]: entry.get("path", "") for entry in entries}
-
-
-def _adds_tokens(folder: Path) -> bool:
-    """Whether the tokenizer closes (or opens) a text with special tokens, as those for embedding do."""
-    outer = read_json(tokenizer_file(folder)).get("post_processor") or {}
-    return any(step.get("special_tokens") for step in [outer, *outer.get("processors", [])])

@@ -268,3 +268,12 @@ def test_the_self_check_sees_nan_and_lengths(originals: Path, monkeypatch: pytes
     monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * 2)
     with pytest.raises(ModelError, match=r"alone, a vector has length 2\.000, not 1"):
         Embedder(spec_of(originals / "bert"))
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "rms_norm_eps"])
+def test_a_config_that_lacks_a_size(qwen: Path, name: str) -> None:
+    config = json.loads((qwen / "config.json").read_text())
+    del config[name]
+    (qwen / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"does not say {name}: fetch the model again"):
+        load_recipe(qwen)

@@ -18,6 +18,7 @@ from actors.bench.flops import Shape
 from actors.bench.measure import Done, Way
 from actors.bench.options import Options
 from actors.bench.ours import Ours
+from actors.bench.report import utilisation
 from actors.bench.subjects import Wanted
 from actors.qwen3_weights import Weights
 from actors.tokenizer import Encoded
@@ -260,6 +261,12 @@ def test_flops_are_not_guessed():
     assert (
         Shape.of({"model_type": "modernbert", "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 8}) is None
     )
+
+
+def test_utilisation_is_of_both_rates():
+    found = utilisation(1e9, CEILINGS)
+    assert found["of_float32_burst"] == 0.5
+    assert found["of_float32_sustained"] == 1.0
 
 
 def test_ceilings_are_of_the_dtype():

@@ -47,8 +47,9 @@ steps = [gpu.Step("fine", 5, lambda dry: {{"said": "well"}}),
          gpu.Step("raises", 5, lambda dry: 1 / 0),
          gpu.Step("hangs", 0.5, lambda dry: time.sleep(60)),
          gpu.Step("dies", 5, lambda dry: os._exit(9)),
+         gpu.Step("healthy", 5, lambda dry: {{"pid": os.getpid()}}),
          gpu.Step("poisons", 5, lambda dry: (_ for _ in ()).throw(RuntimeError("CUDA error: gone"))),
-         gpu.Step("last", 5, lambda dry: {{"right": False}})]
+         gpu.Step("last", 5, lambda dry: {{"right": False, "pid": os.getpid()}})]
 gpu.chosen = lambda only: steps
 gpu.free = lambda: None
 gpu.__file__ = __file__
@@ -71,11 +72,13 @@ def broken(tmp_path_factory):
 
 def test_the_steps_after_a_bad_one_are_run(broken):
     _, records = broken
-    assert list(records) == ["fine", "raises", "hangs", "dies", "poisons", "last"]
+    assert list(records) == ["fine", "raises", "hangs", "dies", "healthy", "poisons", "last"]
     assert "ZeroDivisionError" in records["raises"]["error"]
     assert records["hangs"]["error"].startswith("stopped after 0")
     assert records["dies"]["error"] == "the process ended with 9"
     assert "CUDA error: gone" in records["poisons"]["error"]
+    # In such a process every further call to the device fails.
+    assert records["last"]["result"]["pid"] != records["healthy"]["result"]["pid"]
 
 
 def test_the_summary_says_what_failed(broken):
