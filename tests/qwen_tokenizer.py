@@ -60,7 +60,7 @@ def vocabulary_file() -> Path | None:
 
 
 def write(folder: Path, kind: Literal["embedding", "reranker"] = "embedding", small_vocabulary: bool = False) -> Path:
-    """Writes tokenizer.json, tokenizer_config.json and as much of config.json as tokenising needs; gives the folder.
+    """Writes tokenizer.json, tokenizer_config.json and a config.json with the sizes of the 0.6B; gives the folder.
 
     kind: "embedding" closes a text with <|endoftext|>, "reranker" adds nothing.
     small_vocabulary: 151,665 ids as in Qwen3-Embedding-4B and -8B, otherwise 151,669 as in all the others.
@@ -116,6 +116,11 @@ def write(folder: Path, kind: Literal["embedding", "reranker"] = "embedding", sm
     model = {
         "model_type": "qwen3",
         "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768 if kind == "embedding" and not small_vocabulary else 40960,
         "vocab_size": first + len(names),
     }

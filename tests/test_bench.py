@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from actors import batching
-from actors.bench import ceiling, measure, peers, subjects, texts
+from actors.bench import ceiling, measure, padded, peers, subjects, texts
 from actors.bench import run as bench
 from actors.bench.__main__ import main
 from actors.bench.ceiling import Ceiling
@@ -281,7 +281,7 @@ def test_ceilings_are_of_the_dtype():
 
 def test_padded_batches_hold_the_token_budget():
     lengths = np.array([5, 9, 2, 2, 7, 30, 1])
-    batches = peers.padded_batches(lengths, 18)
+    batches = padded.padded_batches(lengths, 18)
     assert sorted(np.concatenate(batches).tolist()) == list(range(7))
     assert [lengths[rows].tolist() for rows in batches] == [[30], [9, 7], [5, 2, 2], [1]]
     computed = sum(len(rows) * lengths[rows].max() for rows in batches)
@@ -290,7 +290,7 @@ def test_padded_batches_hold_the_token_budget():
 
 def test_padding_of_transformers_is_counted_as_it_was_computed(tmp_path):
     subject = subjects.load(Wanted("tiny", "cpu", "float32"), tmp_path)
-    peer = peers.Sorted(subject, subject.peer_model(), 18)
+    peer = padded.Sorted(subject, subject.peer_model(), 18)
     encoded = encoded_of([5, 9, 2, 2, 7, 30, 1])
     assert peer.run(encoded).computed_tokens == 64
     assert peer.run(encoded).computed_tokens == 64
@@ -309,9 +309,9 @@ def test_sentence_transformers_without_padding(tmp_path):
         unpadded = other.run(work.texts)
     assert unpadded.computed_tokens == work.lengths.sum()
     assert measure.cosines(unpadded.vectors, ours.from_ids(work.encoded).vectors)[0] > 0.999999
-    padded = other.run(work.texts)
-    assert padded.computed_tokens > 1.5 * unpadded.computed_tokens
-    assert np.abs(padded.vectors - unpadded.vectors).max() < 1e-5
+    with_padding = other.run(work.texts)
+    assert with_padding.computed_tokens > 1.5 * unpadded.computed_tokens
+    assert np.abs(with_padding.vectors - unpadded.vectors).max() < 1e-5
 
 
 def test_padding_free_needs_cuda_and_half_precision():

@@ -187,6 +187,8 @@ def test_long_documents_lose_their_end_and_keep_the_suffix(tied: Path) -> None:
     found = short.score_pairs(PAIRS)
     np.testing.assert_allclose(found.logits, peer.scores(PAIRS)[0], atol=3e-5)
     assert found.truncated.tolist() == [len(document) > 300 for _, document in PAIRS]
+    again = short.score_pairs([PAIRS[0], PAIRS[24], PAIRS[0], PAIRS[24]])
+    assert again.truncated.tolist() == [False, True, False, True]
 
 
 def test_a_huge_query_leaves_room_for_the_documents(tied: Path) -> None:

@@ -26,6 +26,8 @@ BERT = {
     "hidden_size": 8,
     "vocab_size": 10,
     "max_position_embeddings": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
 }
 MODULES = [
     {"type": "sentence_transformers.models.Transformer", "path": ""},

@@ -27,7 +27,7 @@ from actors import attention, batching
 from actors.bench import measure, report, subjects, texts
 from actors.bench.measure import Done, Way
 from actors.bench.options import Options
-from actors.bench.peers import Counted
+from actors.bench.padded import Counted
 from actors.devices import Pending
 from actors.qwen3_weights import Geometry, Weights
 from actors.rerank_batches import Layout, PairBatches

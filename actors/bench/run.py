@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.bench import ceiling, measure, peers, report, subjects, texts
+from actors.bench import ceiling, measure, padded, peers, report, subjects, texts
 from actors.bench.ceiling import Ceiling
 from actors.bench.flops import Shape
 from actors.bench.measure import Done, Way
@@ -119,6 +119,7 @@ def _work(options: Options, subject: Subject, tokenizer: TextTokenizer) -> Work:
         found = texts.made_up(content_N, subject.recipe.vocabulary, options.seed)
     else:
         found = texts.real(content_N, tokenizer, options.seed)
+    tokenizer.encode(found[:64])
     begin, cpu = time.perf_counter(), time.process_time()
     encoded = tokenizer.encode(found)
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
@@ -145,7 +146,7 @@ def _peer(name: str, subject: Subject, model: Any, work: Work, ours: Ours, folde
     some_texts = work.texts[::WARM_UP_STEP]
     if name == "transformers":
         budget = ours.embedder.token_budget
-        plain = peers.Sorted(subject, model, budget)
+        plain = padded.Sorted(subject, model, budget)
         some = part_of(work.encoded, WARM_UP_STEP)
         way = Way(name, lambda: plain.run(work.encoded), lambda: plain.run(some))
         return Peer(way, {"sorted by": "tokens", "token_budget": budget, "attention": "sdpa, padded"})
