@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import StorageConfig
+from pipelines.digests import DIGEST_FIELDS, with_digests
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import LanceTable
 from pipelines.schema import TableMetadata, table_schema
@@ -64,8 +65,8 @@ def records(first: int, rows: int, dimensions: int, vector_dtype: str) -> pa.Tab
         "_reason": pa.nulls(rows, pa.string()),
         "_detail": pa.nulls(rows, pa.string()),
     }
-    schema = schema_for(dimensions, vector_dtype).remove_metadata()
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    given = pa.schema([field for field in schema_for(dimensions, vector_dtype) if field not in DIGEST_FIELDS])
+    return with_digests(pa.table([columns[name] for name in given.names], schema=given))
 
 
 def write_lance(folder: Path, parts: list[pa.Table], schema: pa.Schema, synced: bool) -> float:

@@ -12,6 +12,7 @@
 | _tokens | int32 | tokens embedded, special ones included; 0 without a vector |
 | _truncated | bool | the text was longer than max_tokens |
 | _reason, _detail | string | why there is no vector: one of REASONS; and which file and row |
+| _id_digest, _digest | int64 | of the id, and of what the record holds: see `pipelines.digests` |
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.digests import DIGEST_FIELDS
+
 METADATA_KEY = b"vectormill"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digests
 
 REASONS = {
     "undecodable": "the record cannot be decoded (broken JSON, invalid UTF-8, wrong number of fields)",
@@ -76,6 +79,7 @@ def table_schema(
             pa.field("_truncated", pa.bool_(), nullable=False),
             pa.field("_reason", pa.string()),
             pa.field("_detail", pa.string()),
+            *DIGEST_FIELDS,
         ],
         metadata={METADATA_KEY: metadata.to_json().encode()},
     )
@@ -118,7 +122,10 @@ class TableMetadata:
             return None
         data = json.loads(raw)
         if data["format"] != FORMAT_VERSION:
-            raise ValueError(f"the table has metadata format {data['format']}, this release knows {FORMAT_VERSION}")
+            raise ValueError(
+                f"it has format {data['format']}, this release knows {FORMAT_VERSION}; use the release that made the "
+                "table, or embed into a new table.name"
+            )
         return TableMetadata(data["identity"], data["model"], data["rows_per_unit"])
 
     def differences(self, other: TableMetadata) -> dict[str, tuple[object, object]]:

@@ -13,13 +13,17 @@ import lancedb
 import numpy as np
 
 from actors.spec import ModelSpec
+from pipelines.digests import DIGEST_FIELDS
 from pipelines.errors import TableError, VectormillError
 from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import LanceTable
 from pipelines.status import open_table
 
 REFINE_FACTOR = 10  # with a quantised index: re-rank this many times `limit` candidates by the stored vectors
-HIDDEN = ("vector", "_shard", "_unit", "_row", "_tokens", "_truncated", "_reason", "_detail", "_distance")
+HIDDEN = (
+    *("vector", "_shard", "_unit", "_row", "_tokens", "_truncated", "_reason", "_detail", "_distance"),
+    *(field.name for field in DIGEST_FIELDS),
+)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import TextTokenizer
 from pipelines.chunking import passages
 from pipelines.config import ChunkingConfig
+from pipelines.digests import DIGEST_FIELDS, with_digests
 from pipelines.errors import VectormillError
 from pipelines.executor import Parcel, StageFunction
 from pipelines.lance_files import TableAddress, write_rows
@@ -211,11 +212,13 @@ def _add(total: dict, more: dict) -> None:
 
 
 def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
-    """The columns and types of the table. Asserts that a vector is null exactly where there is a reason."""
+    """The columns and types of the table, with the digests of what Lance is to keep. Asserts that a vector is null
+    exactly where there is a reason."""
     assert rows is not None
     missing = rows["vector"].is_null()
     assert missing.equals(rows["_reason"].is_valid()), "a vector is null exactly where there is a reason"
-    return rows.select(schema.names).cast(schema.remove_metadata())
+    given = pa.schema([field for field in schema if field not in DIGEST_FIELDS])
+    return with_digests(rows.select(given.names).cast(given))
 
 
 def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
@@ -234,6 +237,7 @@ def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
         "_reason": "crashes_worker",
         "_detail": f"{unit.path} row {unit.start}: the process that worked on it died each time",
     }
-    columns = [pa.array([known.get(field.name)], field.type) for field in schema]
-    fragments = write_rows(address, pa.table(columns, schema=schema.remove_metadata()))
+    fields = [field for field in schema if field not in DIGEST_FIELDS]
+    row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
+    fragments = write_rows(address, with_digests(row))
     return Parcel((unit,), counts={"reason:crashes_worker": 1, "records": 1}, fragments=fragments)

@@ -22,6 +22,7 @@ from pipelines import embed as embed_module
 from pipelines import maintain
 from pipelines import verify as verify_module
 from pipelines.config import StorageConfig
+from pipelines.digests import DIGEST_FIELDS, with_digests
 from pipelines.errors import FingerprintMismatch, TableError, VectormillError
 from pipelines.executor import InlineExecutor
 from pipelines.forecast import forecast
@@ -65,11 +66,13 @@ def doubts(config):
 
 
 def alter(config, change):
-    """Write the table anew with its records changed by `change(records)`; schema and fingerprint stay."""
+    """Write the table anew with its records changed by `change(records)`, and digests that agree: what `verify` then
+    finds it finds without them. Schema and fingerprint stay."""
     old = dataset(config)
     records = old.to_table().to_pylist()
     change(records)
-    lance.write_dataset(pa.Table.from_pylist(records, schema=old.schema), config.table.location, mode="overwrite")
+    changed = pa.Table.from_pylist(records, schema=old.schema).drop_columns([field.name for field in DIGEST_FIELDS])
+    lance.write_dataset(with_digests(changed).cast(old.schema), config.table.location, mode="overwrite")
 
 
 def append(config, records):

@@ -33,6 +33,8 @@ def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
         "_truncated": [False] * count,
         "_reason": [None] * count,
         "_detail": [None] * count,
+        "_id_digest": [0] * count,
+        "_digest": [0] * count,
     }
     return pa.table(columns, schema=SCHEMA.remove_metadata())
 
