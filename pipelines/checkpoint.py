@@ -1,4 +1,4 @@
-"""What the committed table says is done, and whether it adds up. Pure: no table, no cluster.
+"""What the committed table says is done. Pure: no table, no cluster.
 
 A unit is in the table whole or not at all, and every one of its rows keeps its place there, so the smallest and the
 largest `_row` of a unit are its range. If rows of it were deleted later by the table's owner, the unit's id still
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from pipelines.plan import Range, Shard, Unit, content_id, cut, missing_ranges
 
@@ -90,39 +89,3 @@ def pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_u
     """Units still to do, shard by shard, lazily: a corpus of any size costs no memory here."""
     for shard in shards:
         yield from cut(shard, rows_per_unit, done.get(shard.id, ()))
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The account of a run: every row of the corpus is embedded, recorded with a reason, or missing.
-
-    rows: in the corpus. stale_rows: in the table, of shards no longer in the corpus. failures: units that could not
-    be embedded, with why."""
-
-    table: str
-    version: int
-    fingerprint: str
-    shards: int
-    units: int
-    rows: int
-    embedded_rows: int
-    bad_rows: int
-    deleted_rows: int
-    records: int
-    tokens: int
-    truncated: int
-    reasons: Mapping[str, int]
-    stale_rows: int
-    overlapping_rows: int
-    failures: tuple[str, ...] = ()
-
-    @property
-    def missing_rows(self) -> int:
-        return self.rows - self.embedded_rows - self.bad_rows - self.deleted_rows
-
-    @property
-    def adds_up(self) -> bool:
-        return self.missing_rows == 0 and self.overlapping_rows == 0 and not self.failures
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "missing_rows": self.missing_rows, "adds_up": self.adds_up}

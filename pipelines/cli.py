@@ -63,6 +63,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as run.replicas=4. May be repeated."),
 ]
 Task = Literal["embed", "rerank"]
+Vectors = Literal["exact", "rounded"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -120,15 +121,23 @@ def verify(
     override: Overrides = None,
     sample: Annotated[int, typer.Option(min=1, help="Records to embed again by the slow reference path.")] = 32,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample; absent: a different one each time.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Another certificate to compare with: of this table earlier, or another's."),
+    ] = None,
+    vectors: Annotated[
+        Vectors,
+        typer.Option(help="With --against: equal in every bit, or rounded otherwise, as by two runs on GPUs."),
+    ] = "exact",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Prove that the table holds each row of the corpus once, by this model; exit 1 on any doubt.
 
-    Example: vectormill verify configs/demo.yaml"""
+    Example: vectormill verify configs/demo.yaml --against demo/lancedb/stdlib.vectormill/certificate.json"""
     from pipelines.verify import verify as prove
 
-    verdict = prove(load_job(job, override or ()), Display(quiet), sample, seed)
+    verdict = prove(load_job(job, override or ()), Display(quiet), sample, seed, against, vectors)
     _print(as_json, verdict.to_dict(), lambda console: report.verdict(console, verdict))
     _exit_unless(verdict.ok)
 

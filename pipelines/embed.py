@@ -14,7 +14,9 @@ from itertools import islice
 from typing import Any
 
 from pipelines import __version__, sizing
-from pipelines.checkpoint import Certificate, Checkpoint, pending, read_checkpoint
+from pipelines.account import account
+from pipelines.certificate import Certificate
+from pipelines.checkpoint import Checkpoint, pending, read_checkpoint
 from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
@@ -236,31 +238,6 @@ class EmbedRun:
         }
 
 
-def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = ()) -> Certificate:
-    """The certificate, read from the table, not from what a run believes."""
-    shards = prepared.by_id()
-    state = read_checkpoint(shards, table.units(), table.metadata.rows_per_unit)
-    totals = table.totals(shards)
-    return Certificate(
-        table=prepared.address.location,
-        version=table.version,
-        fingerprint=table.metadata.fingerprint,
-        shards=len(shards),
-        units=state.units,
-        rows=prepared.rows,
-        embedded_rows=totals.rows - totals.bad_rows,
-        bad_rows=totals.bad_rows,
-        deleted_rows=state.deleted_rows,
-        records=totals.records,
-        tokens=totals.tokens,
-        truncated=totals.truncated,
-        reasons=totals.reasons,
-        stale_rows=sum(state.stale.values()),
-        overlapping_rows=state.overlaps,
-        failures=failures,
-    )
-
-
 def embed(job: JobConfig, display: Display) -> Certificate:
     """`vectormill embed`: run or resume the job. The account adds up, or Incomplete is raised with it."""
     check_conditional_put(job.table.uri, job.storage)
@@ -282,8 +259,10 @@ def embed(job: JobConfig, display: Display) -> Certificate:
 
 
 def _save_record(run: EmbedRun, outcome: str, certificate: Certificate | None) -> None:
-    uri = f"{run.job.table.side_folder}/runs/{run.id}.json"
+    folder = run.job.table.side_folder
     try:
-        write_json(uri, run.record(outcome, certificate), run.job.storage)
+        write_json(f"{folder}/runs/{run.id}.json", run.record(outcome, certificate), run.job.storage)
+        if certificate is not None:
+            write_json(f"{folder}/certificate.json", certificate.to_dict(), run.job.storage)
     except VectormillError as bad:  # the table is what counts, and another error may be on its way
         run.display.say(f"the run record could not be written: {bad}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from pipelines.checkpoint import Certificate
+from pipelines.certificate import Certificate
 from pipelines.display import duration
 
 SNIPPET = 200
@@ -58,8 +58,9 @@ def certificate(console: Console, c: Certificate) -> None:
         "tokens": c.tokens,
         "texts truncated": c.truncated,
         "shards, units": f"{c.shards:,}, {c.units:,}",
-        "table": f"{c.table}, version {c.version}",
+        "table": f"{c.table}, version {c.table_version}",
         "fingerprint": c.fingerprint,
+        "ids, pairs": f"{c.id_digest}, {c.pair_digest}",
     }
     if c.stale_rows:
         lines["stale rows"] = (

@@ -6,33 +6,40 @@ random sample is read from the corpus and embedded again by the slow reference p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.reference import Reference
-from pipelines.checkpoint import Certificate
+from pipelines.account import account
+from pipelines.certificate import PAIRS, Certificate, differences, parse
 from pipelines.config import JobConfig
+from pipelines.digests import as_text
 from pipelines.display import Display
-from pipelines.embed import account
 from pipelines.executor import Executor
 from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import LanceTable
 from pipelines.plan import single_row
 from pipelines.prepare import Prepared, open_executor, prepare
+from pipelines.scan import Scan, scan
 from pipelines.status import open_table
+from pipelines.storage import read_bytes
 
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
-NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
 LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
 # Between two implementations of many layers, each with its own rounding; another row's or model's vector is far below.
 LEAST_COSINE_HALF = {"bfloat16": 0.995, "float16": 0.995, "float8": 0.95}
 UNSEEN_REASONS = ("duplicate_id", "non_finite", "crashes_worker")  # not seen by reading one row alone
 LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
+Vectors = Literal["exact", "rounded"]
+ONLY_PAIRS = (
+    "right after two runs with a real model, which round differently (accept it with --vectors rounded), wrong of one "
+    "table at two times"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,16 @@ class Check:
     name: str
     ok: bool
     found: str
+
+
+@dataclass(frozen=True)
+class Other:
+    """A certificate to compare with. vectors: whether they must be equal in every bit (two looks at one table; runs
+    with the fake model), or may be rounded otherwise, as by two runs on GPUs."""
+
+    name: str
+    vectors: Vectors
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,33 +78,52 @@ class Verdict:
         }
 
 
-def verify(job: JobConfig, display: Display, sample: int = 32, seed: int | None = None) -> Verdict:
-    """Run every check. Raises FingerprintMismatch when the job's model is not the table's, TableError when there is
-    no table or it cannot be read. Writes nothing to the table."""
+def verify(
+    job: JobConfig,
+    display: Display,
+    sample: int = 32,
+    seed: int | None = None,
+    against: str | None = None,
+    vectors: Vectors = "exact",
+) -> Verdict:
+    """Run every check; `against` is the file of another certificate. Raises FingerprintMismatch when the job's model
+    is not the table's, TableError when there is no table or it cannot be read, ConfigError for a file that holds no
+    certificate. Writes nothing to the table."""
     with display.engine_output():
         address = TableAddress(job.table.location, job.storage)
-        open_table(address)  # before minutes of counting
+        open_table(address)  # this and `parse` before minutes of counting
+        other = Other(against, vectors, parse(read_bytes(against, job.storage), against)) if against else None
         with open_executor(job) as executor, reading(address):
-            return _verify(job, executor, display, sample, np.random.default_rng(seed))
+            return _verify(job, executor, display, other, (sample, np.random.default_rng(seed)))
 
 
-def _verify(job: JobConfig, executor: Executor, display: Display, sample: int, chance: np.random.Generator) -> Verdict:
+def _verify(
+    job: JobConfig,
+    executor: Executor,
+    display: Display,
+    other: Other | None,
+    draw: tuple[int, np.random.Generator],
+) -> Verdict:
     display.say(f"listing and counting {job.corpus.uri} again")
     prepared = prepare(job, executor, fresh_counts=True)
     table = open_table(prepared.address)
+    display.say("checking every record")
+    seen = scan(table, prepared.by_id())
+    certificate = replace(account(prepared, table), id_digest=as_text(seen.ids), pair_digest=as_text(seen.pairs))
+    checks = [Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"), *_sums(certificate)]
+    checks += _records(table, seen)
     steps: dict[str, Callable[[], Check]] = {
         "that no record is doubled or lacks a passage": lambda: _rows_once(table),
         "that ids are unique": lambda: _ids_once(table),
-        "every vector": lambda: _vectors(table),
         "the table's files": lambda: _files(table),
-        "a sample against the reference": lambda: _sample(table, prepared, sample, chance),
-        "a sample of the bad rows": lambda: _bad_sample(table, prepared, sample, chance),
+        "a sample against the reference": lambda: _sample(table, prepared, *draw),
+        "a sample of the bad rows": lambda: _bad_sample(table, prepared, *draw),
     }
-    certificate = account(prepared, table)
-    checks = [Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"), *_sums(certificate)]
     for what, step in steps.items():
         display.say(f"checking {what}")
         checks.append(step())
+    if other is not None:
+        checks += _as_other(certificate, other)
     return Verdict(tuple(checks), certificate)
 
 
@@ -132,25 +168,33 @@ def _ids_once(table: LanceTable) -> Check:
     return Check("ids unique", doubled == 0, found + ("; corpus.id must be unique in the corpus" if doubled else ""))
 
 
-def _vectors(table: LanceTable) -> Check:
-    """Finite, of unit length if the model normalises, and null exactly where a reason is given."""
-    field = table.schema.field("vector").type
-    stored = "float16" if field.value_type == pa.float16() else "float32"
+def _records(table: LanceTable, found: Scan) -> Iterator[Check]:
+    """Finite, of unit length if the model normalises, null exactly where a reason is given; and as handed to Lance."""
     unit_length = table.metadata.identity["normalise"]
-    wrong = checked = 0
-    shortest, longest = np.inf, 0.0
-    for batch in table.dataset.scanner(columns=["vector", "_reason"], batch_size=8192).to_batches():
-        vector, reason = batch["vector"], batch["_reason"]
-        wrong += int(np.sum(vector.is_null().to_numpy(False) != reason.is_valid().to_numpy(False)))
-        values = vector.drop_null().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        norms = np.linalg.norm(values.reshape(-1, field.list_size), axis=1)
-        right = np.abs(norms - 1.0) <= NORM_TOLERANCE[stored] if unit_length else (norms > 0) & np.isfinite(norms)
-        wrong += int(np.sum(~right))  # NaN is never right
-        shortest, longest = min(shortest, norms.min(initial=np.inf)), max(longest, norms.max(initial=0.0))
-        checked += len(norms)
     name = "vectors finite and of unit length" if unit_length else "vectors finite"
-    found = f"{checked:,} vectors of {field.list_size} dimensions, {wrong:,} wrong"
-    return Check(name, wrong == 0, found + (f"; lengths {shortest:.6f} to {longest:.6f}" if checked else ""))
+    dimensions = table.schema.field("vector").type.list_size
+    said = f"{found.vectors:,} vectors of {dimensions} dimensions, {found.wrong:,} wrong"
+    said += f"; lengths {found.shortest:.6f} to {found.longest:.6f}" if found.vectors else ""
+    yield Check(name, found.wrong == 0, said)
+    said = f"{found.changed:,} records hold another id, passage number, vector or reason than was written"
+    yield Check("records as they were written", found.changed == 0, said)
+
+
+def _as_other(certificate: Certificate, other: Other) -> Iterator[Check]:
+    """One check for each thing that differs, one in all if nothing does."""
+    found = list(differences(certificate.to_dict(), other.document))
+    name = f"as certified in {other.name}"
+    if [key for key, _ in found] == [PAIRS]:
+        rest = "the same corpus, ids, counts and fingerprint, but other vectors or reasons; "
+        if other.vectors == "rounded":
+            yield Check(name, True, rest + "accepted with --vectors rounded")
+        else:
+            yield Check(name, False, rest + ONLY_PAIRS)
+        return
+    for _, what in found:
+        yield Check(name, False, what)
+    if not found:
+        yield Check(name, True, "the same corpus, ids, counts, fingerprint and vectors")
 
 
 def _files(table: LanceTable) -> Check:

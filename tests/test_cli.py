@@ -360,6 +360,25 @@ def test_exit_code_of_an_account_that_does_not_add_up(job_file, monkeypatch):
     assert (code, found["ok"]) == (1, False)
 
 
+def test_verify_against_another_certificate(tmp_path, job_file):
+    """What one command printed the other takes; exit 1 names what differs, exit 2 a file that is no certificate."""
+    code, mine = object_of("embed", job_file)
+    (tmp_path / "mine.json").write_text(json.dumps(mine))
+    code, found = object_of("verify", job_file, "--against", f"{tmp_path}/mine.json")
+    assert (code, found["ok"], found["certificate"]) == (0, True, mine)
+    assert call("verify", job_file, "--against", f"{tmp_path}/db/t.vectormill/certificate.json").exit_code == 0
+    (tmp_path / "other.json").write_text(json.dumps({**found, "certificate": {**mine, "rows": 121, "tokens": 1}}))
+    result = call("verify", job_file, "--against", f"{tmp_path}/other.json")
+    assert result.exit_code == 1
+    named = [line.partition("other.json: ")[2] for line in result.stdout.splitlines() if "DOUBT  as certified" in line]
+    assert named == ["rows in the corpus: 120 here, 121 there", f"tokens: {mine['tokens']} here, 1 there"]
+    (tmp_path / "bits.json").write_text(json.dumps({**mine, "pair_digest": "0" * 16}))
+    assert call("verify", job_file, "--against", f"{tmp_path}/bits.json").exit_code == 1
+    assert call("verify", job_file, "--against", f"{tmp_path}/bits.json", "--vectors", "rounded").exit_code == 0
+    refused(2, "there is no such file", "verify", job_file, "--against", f"{tmp_path}/nope.json")
+    refused(2, "this is not JSON, so no certificate", "verify", job_file, "--against", f"{tmp_path}/job.yaml")
+
+
 def test_what_people_see(tmp_path):
     records = [{"doc_id": f"d{n}", "text": text_of(n), "n": n} for n in range(20)]
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [*records, {"doc_id": None, "text": "x", "n": 1}, b"{broken\n"])

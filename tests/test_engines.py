@@ -15,6 +15,7 @@ import yaml
 from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
 from pipelines import embed as embed_module
+from pipelines.certificate import differences
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError
 from pipelines.executor import Parcel, Stage
@@ -43,8 +44,11 @@ def inline_rows(tmp_path, **sections):
 def test_both_engines_give_the_same_table(tmp_path, executor):
     write_parquet(tmp_path / "corpus", shards=4)
     config = ray_job(tmp_path, run={"replicas": 2})
-    assert run(config, executor).adds_up
+    certificate = run(config, executor)
+    assert certificate.adds_up
     assert rows(config) == inline_rows(tmp_path)
+    inline = run(job(tmp_path, table={"name": "inline"}))
+    assert list(differences(certificate.to_dict(), inline.to_dict())) == [], "every bit of each vector, too"
     assert run(config, executor).adds_up
     assert len(ids(config)) == 160
 
