@@ -19,6 +19,7 @@ from jobs import Said, job, run, write_jsonl, write_parquet
 from pipelines import digests, stages
 from pipelines.account import account
 from pipelines.certificate import Certificate, corpus_digest, differences, parse
+from pipelines.embed import embed
 from pipelines.errors import ConfigError, TableError
 from pipelines.executor import InlineExecutor
 from pipelines.lance_files import TableAddress
@@ -29,6 +30,7 @@ from pipelines.scan import scan
 from pipelines.schema import METADATA_KEY, TableMetadata
 from pipelines.verify import verify
 
+SMALL = {"weights": "fake", "dimensions": 16}
 WRITTEN = "records as they were written"
 KEYS = (
     *("fingerprint", "corpus_digest", "shards", "rows", "id_digest", "embedded_rows", "bad_rows", "reasons"),
@@ -121,9 +123,6 @@ def test_another_program_finds_the_same(tmp_path):
     assert verify(config, Said()).certificate == certificate
 
 
-SMALL = {"weights": "fake", "dimensions": 16}
-
-
 def test_another_program_finds_the_same_of_parquet(config, tmp_path):
     certificate = certificate_of(config)
     assert {key: certificate.to_dict()[key] for key in recount(config.table.location)} == recount(config.table.location)
@@ -142,8 +141,6 @@ def test_one_document_in_every_place(config):
     assert verdict.ok
     assert verdict.to_dict()["certificate"] == certificate
     side = Path(config.table.side_folder)
-    from pipelines.embed import embed
-
     assert embed(config, Said()).to_dict() == certificate
     left = side / "certificate.json"
     (record,) = (side / "runs").iterdir()
