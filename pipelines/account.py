@@ -7,6 +7,7 @@ from collections.abc import Container
 from pipelines.certificate import Certificate, corpus_digest
 from pipelines.checkpoint import read_checkpoint
 from pipelines.digests import as_text
+from pipelines.lance_files import reading
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import Prepared
 
@@ -49,7 +50,12 @@ def stored_digests(table: LanceTable, shards: Container[int]) -> tuple[int, int]
         f"sum(CASE WHEN {which} THEN {column} >> 32 ELSE 0 END) AS {name}_high"
         for name, column, which in (("ids", "_id_digest", "_chunk = 0"), ("pairs", "_digest", "true"))
     )
-    groups = table.sql(f"SELECT _shard, {halves} FROM dataset GROUP BY _shard").to_pylist()
-    ours = [group for group in groups if group["_shard"] in shards]
-    ids, pairs = (sum(g[f"{name}_low"] + (g[f"{name}_high"] << 32) for g in ours) for name in ("ids", "pairs"))
+    query = table.dataset.sql(f"SELECT _shard, {halves} FROM dataset GROUP BY _shard").build()
+    ids = pairs = 0
+    with reading(table.address):
+        for batch in query.to_stream_reader():
+            for group in batch.to_pylist():
+                if group["_shard"] in shards:
+                    ids += group["ids_low"] + (group["ids_high"] << 32)
+                    pairs += group["pairs_low"] + (group["pairs_high"] << 32)
     return ids, pairs

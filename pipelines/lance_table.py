@@ -216,7 +216,7 @@ class LanceTable:
 
     def units(self) -> list[UnitInTable]:
         """The checkpoint: which units are in the table, and the row range each covers. 187 ms at 50M rows."""
-        result = self.sql(
+        result = self._sql(
             "SELECT _unit, min(_shard) AS shard, min(_row) AS first, max(_row) AS last, "
             "sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows FROM dataset GROUP BY _unit"
         )
@@ -228,7 +228,7 @@ class LanceTable:
 
         def sums(query: str, *names: str) -> Counter[str]:
             total: Counter[str] = Counter()
-            for group in self.sql(query).to_pylist():
+            for group in self._sql(query).to_pylist():
                 if shards is None or group["_shard"] in shards:
                     total.update({group.get("_reason") or name: int(group[name] or 0) for name in names})
             return total
@@ -252,7 +252,7 @@ class LanceTable:
 
     def count(self, query: str) -> int:
         """Number of rows a SQL query over `dataset` gives."""
-        return int(self.sql(f"SELECT count(*) AS n FROM ({query})")["n"][0].as_py())
+        return int(self._sql(f"SELECT count(*) AS n FROM ({query})")["n"][0].as_py())
 
     def bad_rows(self, limit: int) -> list[dict[str, Any]]:
         """The first rows without a vector: id, reason, detail (which file and row)."""
@@ -270,8 +270,7 @@ class LanceTable:
                 return dict(properties)
         return {}
 
-    def sql(self, query: str) -> pa.Table:
-        """What a SQL query over `dataset` gives."""
+    def _sql(self, query: str) -> pa.Table:
         with reading(self.address):
             return self._dataset.sql(query).build().to_stream_reader().read_all()
 
