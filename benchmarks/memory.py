@@ -88,12 +88,12 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
 # ---------------------------------------------------------------------- the driver of a whole run
 
 
-def write_corpus(folder: Path, rows: int) -> None:
+def write_corpus(folder: Path, rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> None:
     folder.mkdir()
-    for first in range(0, rows, ROWS_PER_SHARD):
-        numbers = range(first, min(rows, first + ROWS_PER_SHARD))
+    for first in range(0, rows, rows_per_shard):
+        numbers = range(first, min(rows, first + rows_per_shard))
         table = pa.table({"id": [f"d{n}" for n in numbers], "text": [f"short text number {n}" for n in numbers]})
-        pq.write_table(table, folder / f"part-{first // ROWS_PER_SHARD:05d}.parquet")
+        pq.write_table(table, folder / f"part-{first // rows_per_shard:05d}.parquet")
 
 
 def driver(folder: str, engine: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 SECONDS_PER_UNIT = 10.0
+UNITS_PER_SECOND_MOST = 30.0  # for all replicas together: half of what one driver schedules
 ROWS_PER_FRAGMENT = 65_536
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
@@ -44,11 +45,13 @@ def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
     return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)) / flops
 
 
-def rows_per_unit(tokens_per_row: float, speed: float | None) -> int:
-    """A power of two, so that small changes of the estimate do not change it."""
+def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1) -> int:
+    """A power of two, so that small changes of the estimate do not change it. Longer units for more than 300 replicas:
+    the driver must keep up with all of them."""
     if speed is None:
         return ROWS_IF_FREE
-    wanted = SECONDS_PER_UNIT * speed / max(tokens_per_row, 1.0)
+    seconds = max(SECONDS_PER_UNIT, replicas / UNITS_PER_SECOND_MOST)
+    wanted = seconds * speed / max(tokens_per_row, 1.0)
     return max(SMALLEST_UNIT, min(LARGEST_UNIT, 1 << max(0, round(wanted).bit_length() - 1)))
 
 

@@ -49,6 +49,18 @@ def test_planning():
     assert found["cold"]["rows"] == found["with_cache"]["rows"] == 90
 
 
+def test_scale():
+    found = run("scale", "--rows", "20000", "--rows-per-shard", "500", "--commit-every-rows", "4096")
+    (measured,) = found["measured"]
+    half, rest, again = (measured[name] for name in ("half", "rest", "again"))
+    assert half["rows"] + rest["rows"] == measured["disk"]["rows"] == 20000
+    assert 0 < half["rows"] < 20000
+    assert (again["rows"], again["seconds_to_first_unit"], again["commits"]) == (0, None, 0)
+    assert rest["seconds_to_first_unit"] > 0
+    assert rest["commit_ms"]["slowest"] >= rest["commit_ms"]["last_tenth"]
+    assert measured["disk"]["manifest_bytes"] > measured["disk"]["last_manifest_bytes"] > 0
+
+
 def test_rerank():
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is one side of this benchmark")
     if importlib.util.find_spec("dashscope") is None:
