@@ -196,7 +196,7 @@ class RunConfig(Section):
     commit_every_seconds: float = Field(default=30, gt=0)
     """Longest time between two commits while rows arrive."""
     commit_every_rows: int | None = Field(default=None, ge=1)
-    """Commit as soon as this many rows wait. Absent: 1,000,000."""
+    """Commit as soon as this many rows wait. Absent: 1,000,000 for each replica."""
     max_bad_rows: float = Field(default=0.1, ge=0)
     """Fail when more rows than this end with a reason instead of a vector: below 1 a share of the corpus, else a
     count."""

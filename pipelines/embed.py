@@ -29,6 +29,7 @@ from pipelines.retries import Retries
 from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
 
+# A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
 # One engine execution. At its end the replicas run dry and are started anew, so it must be long: a bundle is about ten
 # seconds of one replica's work, a wave at least forty minutes. Counted in bundles: 4,096 units of 100 rows were over in
@@ -199,7 +200,7 @@ class EmbedRun:
         ]
 
     def _committer(self) -> Committer:
-        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS
+        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS * self.replicas
         return Committer(self.table, self.job.run.commit_every_seconds, rows, self._properties)
 
     def _commit(self, committer: Committer) -> None:

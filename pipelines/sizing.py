@@ -12,7 +12,9 @@ import os
 from pathlib import Path
 
 SECONDS_PER_UNIT = 10.0
-UNITS_PER_SECOND_MOST = 30.0  # for all replicas together: half of what one driver schedules
+# For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and the
+# rounding down to a power of two makes up to twice as many units of it.
+UNITS_PER_SECOND_MOST = 15.0
 ROWS_PER_FRAGMENT = 65_536
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
@@ -46,7 +48,7 @@ def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
 
 
 def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1) -> int:
-    """A power of two, so that small changes of the estimate do not change it. Longer units for more than 300 replicas:
+    """A power of two, so that small changes of the estimate do not change it. Longer units for more than 150 replicas:
     the driver must keep up with all of them."""
     if speed is None:
         return ROWS_IF_FREE

@@ -125,8 +125,18 @@ def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
 
 def test_units_are_longer_where_one_driver_serves_many_replicas():
     speed = 227_000.0  # tokens/s a replica
-    sizes = {n: sizing.rows_per_unit(180, speed, n) for n in (1, 8, 64, 256, 512)}
-    assert sizes[1] == sizes[8] == sizes[64] == sizes[256] == 8_192
-    assert sizes[512] == 16_384
+    sizes = {n: sizing.rows_per_unit(180, speed, n) for n in (1, 64, 128, 256, 512)}
+    assert sizes == {1: 8_192, 64: 8_192, 128: 8_192, 256: 16_384, 512: 32_768}
     for replicas, size in sizes.items():
-        assert replicas * speed / 180 / size < 2 * sizing.UNITS_PER_SECOND_MOST
+        assert replicas * 2 * speed / 180 / size < 60, "also when they are twice as fast as estimated"
+
+
+@pytest.mark.parametrize(("replicas", "commits"), [(1, 8), (4, 2)])
+def test_more_replicas_do_not_make_more_commits(tmp_path, monkeypatch, replicas, commits):
+    write_parquet(tmp_path / "corpus", shards=2, rows=64)
+    monkeypatch.setattr(embed, "COMMIT_EVERY_ROWS", 16)
+    config = job(tmp_path, run={"replicas": replicas, "commit_every_seconds": 600, "rows_per_unit": 16})
+    monkeypatch.setattr(sizing, "parcels_per_fragment", lambda *sizes: 1)
+    run(config)
+    table = LanceTable.open(embed.prepare(config, InlineExecutor()).address)
+    assert table.version == 1 + 1 + commits, "creation, fence, commits"
