@@ -36,7 +36,7 @@ import write
 from pipelines.committer import Committer
 from pipelines.config import StorageConfig, parse_job
 from pipelines.display import Display
-from pipelines.embed import WAVE_UNITS, EmbedRun
+from pipelines.embed import EmbedRun
 from pipelines.executor import Parcel
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import LanceTable
@@ -45,6 +45,7 @@ from pipelines.prepare import open_executor, prepare
 
 DIMENSIONS = 8
 UNITS_PER_COMMIT = 64
+UNITS_PER_WAVE = 4_096
 ROWS_PER_SHARD = 10_000
 ROWS_PER_UNIT = 2_048
 
@@ -76,7 +77,7 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
                     assert committing.offer(Parcel((unit,), counts={"tokens": 9}, fragments=files))
                 committing.commit()
                 at += count
-                if at % WAVE_UNITS < UNITS_PER_COMMIT:
+                if at % UNITS_PER_WAVE < UNITS_PER_COMMIT:
                     committing.forget()  # as a run does between waves
             gc.collect()
             assert table.count_rows() == step

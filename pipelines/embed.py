@@ -31,12 +31,6 @@ from pipelines.storage import check_conditional_put, write_json
 
 # A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
-# One engine execution. At its end the replicas run dry and are started anew, so it must be long: a bundle is about ten
-# seconds of one replica's work, a wave at least forty minutes. Counted in bundles: 4,096 units of 100 rows were over in
-# a minute. The second bound is the driver's memory, about 1 kB a unit.
-WAVE_BUNDLES = 4_096
-WAVE_BUNDLES_PER_REPLICA = 256
-WAVE_UNITS = 262_144
 
 
 class EmbedRun:
@@ -110,11 +104,10 @@ class EmbedRun:
     def _embed_pending(self, state: Checkpoint) -> None:
         self._say_what_was_found(state)
         packed = bundles(self._pending(state), self.prepared.metadata.rows_per_unit)
-        most = max(WAVE_BUNDLES, WAVE_BUNDLES_PER_REPLICA * self.replicas)
         committer = self._committer()
         with self.display.running(self.metrics):
             try:
-                for wave in waves(packed, most, WAVE_UNITS):
+                for wave in waves(packed, sizing.bundles_per_wave(self.replicas), sizing.UNITS_PER_WAVE):
                     self._wave(wave, committer)
             except (KeyboardInterrupt, VectormillError):
                 if done := committer.commit():  # what is written need not be embedded again

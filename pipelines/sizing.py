@@ -12,11 +12,15 @@ import os
 from pathlib import Path
 
 SECONDS_PER_UNIT = 10.0
-# For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and the
-# rounding down to a power of two makes up to twice as many units of it.
+# For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and
+# the rounding down to a power of two makes up to twice as many units of it.
 UNITS_PER_SECOND_MOST = 15.0
 ROWS_PER_FRAGMENT = 65_536
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
+# A wave is one execution of the engine. At its end the replicas run dry and are started anew, so it must be long; but
+# its bundles are all made before the first one runs, with Ray at 0.7 ms and 5 kB each.
+BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
+UNITS_PER_WAVE = 524_288  # of tiny files; about 1 kB each in the driver
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
 
 # Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
@@ -63,3 +67,8 @@ def parcels_per_fragment(rows: int, seconds_between_commits: float, replicas: in
     by_size = ROWS_PER_FRAGMENT // max(rows, 1)
     by_time = int(seconds_between_commits / SECONDS_PER_UNIT * replicas)
     return max(1, min(by_size, by_time))
+
+
+def bundles_per_wave(replicas: int) -> int:
+    """About an hour's work: a bundle is about ten seconds of one replica's."""
+    return min(BUNDLES_PER_WAVE_MOST, max(BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA * replicas))

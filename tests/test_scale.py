@@ -91,8 +91,7 @@ class Counting(InlineExecutor):
 def test_a_wave_is_counted_in_bundles(tmp_path, monkeypatch):
     """Each execution starts the replicas anew: tiny files must not make it short."""
     write_parquet(tmp_path / "corpus", shards=24, rows=4)
-    monkeypatch.setattr(embed, "WAVE_BUNDLES", 3)
-    monkeypatch.setattr(embed, "WAVE_BUNDLES_PER_REPLICA", 1)
+    monkeypatch.setattr(sizing, "bundles_per_wave", lambda replicas: 3)
     executor = Counting()
     assert run(job(tmp_path), executor).adds_up
     assert executor.executions == [12, 12], "bundles of 16 rows hold four files"
@@ -100,7 +99,7 @@ def test_a_wave_is_counted_in_bundles(tmp_path, monkeypatch):
 
 def test_a_wave_has_a_bound_in_units_too(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus", shards=24, rows=4)
-    monkeypatch.setattr(embed, "WAVE_UNITS", 8)
+    monkeypatch.setattr(sizing, "UNITS_PER_WAVE", 8)
     executor = Counting()
     assert run(job(tmp_path), executor).adds_up
     assert executor.executions == [8, 8, 8]
