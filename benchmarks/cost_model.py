@@ -17,17 +17,19 @@ from pipelines import embed, orphans, sizing
 # ---------------------------------------------------------------------- measured: 2 cores, local disk, one process
 
 MANIFEST_BYTES, MANIFEST_BYTES_PER_FRAGMENT = 1_400, 104  # scale.py, history.py
-TRANSACTION_BYTES_PER_FRAGMENT = 183  # scale.py
-COMMIT_CPU_SECONDS_PER_FRAGMENT = 5.4e-6  # history.py: 10.8 ms at 2,000 fragments
-TRACKED_NAME_CPU_SECONDS, TRACKED_NAME_BYTES = 2.9e-6, 270  # history.py: a name of a file of one version, as listed
-UNITS_NS_PER_ROW, BAD_NS_PER_ROW, TOTALS_NS_PER_ROW = 40, 8, 78  # history.py: CPU of the checkpoint's queries
-UNIT_CPU_SECONDS = 5.5e-6  # history.py: matching one unit of the table against the corpus
-UNIT_BYTES_BEFORE = 410  # a unit of the table as an object in a list, and its range
-SHARD_BYTES, SHARD_CPU_SECONDS, SHARD_CACHED_CPU_SECONDS = 1_500, 217e-6, 44e-6  # planning.py, 100,000 files
-UNIT_IN_WAVE_BYTES, BUNDLE_BYTES = 1_000, 5_000  # scale.py; Ray keeps about 5 kB for each item of a dataset
-DRIVER_BYTES = 300e6  # memory.py: a driver with Ray and nothing to do
-UNITS_PER_SECOND = 60.0  # engine.py: 14-18 ms of the driver's one thread a unit with four stages
-CORE_SECONDS_PER_ROW = 60e-6  # engine.py: read, tokenise with fastokens, write 1024 x float32, through Ray
+COMMIT_CPU_SECONDS_PER_FRAGMENT = 5.1e-6  # history.py: 5.1 ms at 1,000 fragments
+TRACKED_NAME_CPU_SECONDS, TRACKED_NAME_BYTES = 2.5e-6, 300  # history.py: each file of each version, as listed before
+UNITS_NS_PER_ROW, BAD_NS_PER_ROW, TOTALS_NS_PER_ROW = 40, 20, 78  # history.py: CPU of the checkpoint's queries
+UNIT_CPU_SECONDS = 6.4e-6  # history.py: one unit of the table, queried and matched against the corpus
+UNIT_BYTES_BEFORE = 410  # a unit of the table as an object in a list: 10^7 of them took 4.1 GB
+SHARD_BYTES = 1_700  # scale.py: 10,000 to 100,000 files, less their units
+SHARD_CACHED_CPU_SECONDS = 44e-6  # planning.py: 100,000 files, counts remembered
+UNIT_IN_WAVE_BYTES, BUNDLE_BYTES = 1_000, 5_000  # what Ray keeps for an item of a dataset, and ours
+DRIVER_BYTES = 300e6  # scale.py: a driver with Ray and nothing to do
+# When Ray was chosen: 14 to 18 ms of the driver's one thread a unit of four stages, on a quiet machine.
+UNITS_PER_SECOND = 60.0
+# engine.py: 23 us to read, tokenise with fastokens and write 1024 x float32; scale.py: Ray adds 50.
+CORE_SECONDS_PER_ROW = 73e-6
 
 # ---------------------------------------------------------------------- assumed
 

@@ -53,7 +53,6 @@ from pipelines.stages import Tokenise, Write, reader
 ROWS_PER_UNIT = 4_096
 ROWS_PER_SHARD = 8_192
 SHORTEST, LONGEST = 500, 1_000
-WARM_UP_CHARACTERS = 6_000_000  # fastokens is loaded after four million
 EMPTY_UNITS = (100, 500)
 NEEDED_PER_CORE = 8 * 500_000 / 128
 VARIANTS = ("minilm", "qwen", "qwen_fastokens")
@@ -203,7 +202,7 @@ def variant(name: str, folder: Path, options: Any) -> dict[str, Any]:
     from pipelines import stages
 
     words = "the quick brown fox's 3,141 jumps over it; "
-    stages._tokenizer(job.stages[0].make().spec).encode([words * 20] * (WARM_UP_CHARACTERS // (20 * len(words)) + 1))
+    stages._tokenizer(job.stages[0].make().spec).encode([words * 20] * (options.warm_up // (20 * len(words)) + 1))
     run_all(InlineExecutor(), job, ROWS_PER_UNIT)
     found = stages_alone(job, options.rows)
     if name == "qwen_fastokens" and not options.no_ray:
@@ -250,6 +249,9 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=1024)
     parser.add_argument("--vector-dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument(
+        "--warm-up", type=int, default=6_000_000, help="characters; fastokens is loaded after 4,000,000"
+    )
     parser.add_argument("--folder", default=None)
     parser.add_argument("--one-run", nargs=2, default=None, help="used by this script for its fresh processes")
     options = parser.parse_args()

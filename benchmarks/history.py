@@ -3,9 +3,10 @@
     python benchmarks/history.py [--commits 500 1000 2000] [--units 1000000] [--rows 10000000] [--folder DIR]
 
 commits     one fragment of one row each. After each number of commits: the bytes of the newest manifest and of all,
-            the CPU milliseconds of the last commit, and the search for one orphan written now, done twice in fresh
-            processes: `all_manifests` as it was done before (every file of every version is listed), `find_orphans`
-            as it is done now. CPU seconds, and by how much the process grew.
+            the CPU milliseconds of the last commit, and the search for one orphan that was written last, the files
+            aged as if a commit had been made every 30 seconds. In two ways, each in a fresh process: `all_manifests`
+            as it was done before (every file of every version is listed), `find_orphans` as it is done now. CPU
+            seconds, and by how much the process grew.
 checkpoint  a table of `--rows` rows in as many units as `--units` says and in a thousandth of them: CPU seconds of the
             query for units, for bad rows and for all totals, and by how much the process grew while it matched the
             units against the corpus.
@@ -14,6 +15,7 @@ checkpoint  a table of `--rows` rows in as many units as `--units` says and in a
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -80,6 +82,15 @@ def in_a_fresh_process(*arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def spread(folder: Path) -> None:
+    """Make the files as old as they would be with a commit every 30 seconds."""
+    now = time.time()
+    for pattern in ("_versions/*.manifest", "data/*.lance"):
+        files = sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime_ns)
+        for at, file in enumerate(files, 1):
+            os.utime(file, (now, now - 30 * (len(files) - at)))
+
+
 def commits(steps: list[int], folder: str) -> list[dict[str, Any]]:
     table, measured, at = new_table(f"{folder}/commits.lance"), list[dict[str, Any]](), 0
     spent = 0.0
@@ -91,11 +102,13 @@ def commits(steps: list[int], folder: str) -> list[dict[str, Any]]:
             spent = time.process_time() - cpu
         at = step
         write_rows(table.address, write.records(at, 1, DIMENSIONS, "float32"))  # an orphan
+        spread(Path(table.address.uri))
         sizes = [file.stat().st_size for file in Path(f"{folder}/commits.lance/_versions").glob("*.manifest")]
         found: dict[str, Any] = {"commits": step, "newest_manifest_bytes": max(sizes), "manifest_bytes": sum(sizes)}
         found["last_commit_cpu_ms"] = round(1000 * spent, 1)
         for way in WAYS:
             found[way] = in_a_fresh_process("--search", table.address.location, way)
+        table.remove_orphans(0)
         measured.append(found)
     return measured
 
@@ -168,7 +181,7 @@ def main() -> None:
                 f"in {old['cpu_seconds']} CPU s and {old['mb']} MB; now in {new['cpu_seconds']} and {new['mb']}"
             )
         checkpoints = []
-        for units in (max(SHARDS, options.units // 1000), options.units):
+        for units in sorted({max(SHARDS, options.units // 1000), options.units}):
             location = f"{base}/units-{units}.lance"
             fill(location, options.rows, options.rows // units)
             checkpoints.append(in_a_fresh_process("--ask", location, units, "--rows", options.rows))
