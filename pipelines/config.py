@@ -188,8 +188,8 @@ class RunConfig(Section):
     replicas: int | Literal["auto"] = "auto"
     """Copies of the model; `auto` is one per GPU, or one on a CPU-only cluster."""
     token_budget: int | Literal["auto"] = "auto"
-    """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by measuring,
-    at most 32,768."""
+    """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by
+    measuring, at most 32,768."""
     rows_per_unit: int | Literal["auto"] = "auto"
     """Rows of a work unit, what a crash costs at most per replica; `auto` is about ten seconds of one replica's
     work, chosen by the first run and kept with the table."""
