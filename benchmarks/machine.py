@@ -34,6 +34,23 @@ def memory_mb(field: str = "VmHWM") -> float:
     return round(int(_field("/proc/self/status", field).split()[0]) / 1024, 1)
 
 
+def cpu_seconds_of_tree() -> float:
+    """CPU seconds, user and system, of this process, of all its descendants, and of those that they waited for."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        parents[int(folder.name)] = int(fields[1])
+        ticks[int(folder.name)] = sum(int(field) for field in fields[11:15])
+    ours = {os.getpid()}
+    while more := {process for process, parent in parents.items() if parent in ours and process not in ours}:
+        ours |= more
+    return round(sum(ticks.get(process, 0) for process in ours) / os.sysconf("SC_CLK_TCK"), 2)
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 

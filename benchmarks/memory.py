@@ -36,7 +36,7 @@ import write
 from pipelines.committer import Committer
 from pipelines.config import StorageConfig, parse_job
 from pipelines.display import Display
-from pipelines.embed import WAVE_UNITS, EmbedRun
+from pipelines.embed import EmbedRun
 from pipelines.executor import Parcel
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import LanceTable
@@ -45,6 +45,7 @@ from pipelines.prepare import open_executor, prepare
 
 DIMENSIONS = 8
 UNITS_PER_COMMIT = 64
+UNITS_PER_WAVE = 4_096
 ROWS_PER_SHARD = 10_000
 ROWS_PER_UNIT = 2_048
 
@@ -76,7 +77,7 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
                     assert committing.offer(Parcel((unit,), counts={"tokens": 9}, fragments=files))
                 committing.commit()
                 at += count
-                if at % WAVE_UNITS < UNITS_PER_COMMIT:
+                if at % UNITS_PER_WAVE < UNITS_PER_COMMIT:
                     committing.forget()  # as a run does between waves
             gc.collect()
             assert table.count_rows() == step
@@ -88,12 +89,12 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
 # ---------------------------------------------------------------------- the driver of a whole run
 
 
-def write_corpus(folder: Path, rows: int) -> None:
+def write_corpus(folder: Path, rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> None:
     folder.mkdir()
-    for first in range(0, rows, ROWS_PER_SHARD):
-        numbers = range(first, min(rows, first + ROWS_PER_SHARD))
+    for first in range(0, rows, rows_per_shard):
+        numbers = range(first, min(rows, first + rows_per_shard))
         table = pa.table({"id": [f"d{n}" for n in numbers], "text": [f"short text number {n}" for n in numbers]})
-        pq.write_table(table, folder / f"part-{first // ROWS_PER_SHARD:05d}.parquet")
+        pq.write_table(table, folder / f"part-{first // rows_per_shard:05d}.parquet")
 
 
 def driver(folder: str, engine: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.plan import Range, Shard, Unit, content_id, cut, missing_ranges
+from pipelines.plan import Range, Shard, Unit, content_id, count_units, cut, missing_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class Totals:
 
 @dataclass
 class Checkpoint:
-    """done: the committed row ranges of each shard of the corpus. stale: row counts of shards that are not in it.
-    deleted_rows: rows of committed units that were deleted since. overlaps: rows that are in the table more than once
-    (a defect)."""
+    """done: the committed row ranges of each shard of the corpus, neighbouring ones joined. stale: row counts of shards
+    that are not in it. deleted_rows: rows of committed units that were deleted since. overlaps: rows that are in the
+    table more than once (a defect)."""
 
     done: dict[int, list[Range]] = field(default_factory=dict)
     units: int = 0
@@ -54,7 +54,10 @@ class Checkpoint:
 
 
 def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable], rows_per_unit: int) -> Checkpoint:
-    """Match what the table holds against the corpus. `shards` by id; `rows_per_unit` as stored with the table."""
+    """Match what the table holds against the corpus. `shards` by id; `rows_per_unit` as stored with the table.
+
+    In any order; but where the units of a shard come in the order of their rows, a range is kept for each run of them
+    and not for each: 10^10 rows in units of 512 are 20 million."""
     state = Checkpoint()
     ranges: dict[int, list[Range]] = defaultdict(list)
     for found in in_table:
@@ -63,7 +66,7 @@ def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]
             state.stale[found.shard] = state.stale.get(found.shard, 0) + found.rows
             continue
         start, stop = _range_of(found, shard, rows_per_unit)
-        ranges[found.shard].append((start, stop))
+        _append(ranges[found.shard], start, stop)
         state.units += 1
         state.deleted_rows += max(0, (stop - start) - found.rows)
         state.overlaps += max(0, found.rows - (stop - start))
@@ -73,6 +76,12 @@ def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]
         covered = shards[shard_id].rows - sum(b - a for a, b in missing_ranges(shards[shard_id].rows, claimed))
         state.overlaps += sum(b - a for a, b in claimed) - covered
     return state
+
+
+def _append(claimed: list[Range], start: int, stop: int) -> None:
+    if claimed and claimed[-1][1] == start:
+        start = claimed.pop()[0]
+    claimed.append((start, stop))
 
 
 def _range_of(found: UnitInTable, shard: Shard, rows_per_unit: int) -> Range:
@@ -89,3 +98,8 @@ def pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_u
     """Units still to do, shard by shard, lazily: a corpus of any size costs no memory here."""
     for shard in shards:
         yield from cut(shard, rows_per_unit, done.get(shard.id, ()))
+
+
+def count_pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_unit: int) -> int:
+    """How many units `pending` gives."""
+    return sum(count_units(shard, rows_per_unit, done.get(shard.id, ())) for shard in shards)

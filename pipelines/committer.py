@@ -37,14 +37,11 @@ class Committer:
         self._every_rows = every_rows
         self._properties = properties
         self._waiting: list[Parcel] = []
+        self.rows_waiting = 0
         self._first_at = 0.0
         self._seen: set[int] = set()
         self.commits = 0
         self.longest_commit_seconds = 0.0
-
-    @property
-    def rows_waiting(self) -> int:
-        return sum(unit.rows for parcel in self._waiting for unit in parcel.bundle)
 
     def offer(self, receipt: Parcel) -> bool:
         """Take a receipt; False if one of its units has a receipt already, and then none of it is taken."""
@@ -55,6 +52,7 @@ class Committer:
         if not self._waiting:
             self._first_at = time.monotonic()
         self._waiting.append(receipt)
+        self.rows_waiting += sum(unit.rows for unit in receipt.bundle)
         return True
 
     def seconds_until_due(self) -> float | None:
@@ -73,6 +71,7 @@ class Committer:
         if not self._waiting:
             return []
         taken, self._waiting = self._waiting, []
+        self.rows_waiting = 0
         started = time.monotonic()
         self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())
         self.longest_commit_seconds = max(self.longest_commit_seconds, time.monotonic() - started)

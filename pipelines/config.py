@@ -188,15 +188,15 @@ class RunConfig(Section):
     replicas: int | Literal["auto"] = "auto"
     """Copies of the model; `auto` is one per GPU, or one on a CPU-only cluster."""
     token_budget: int | Literal["auto"] = "auto"
-    """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by measuring,
-    at most 32,768."""
+    """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by
+    measuring, at most 32,768."""
     rows_per_unit: int | Literal["auto"] = "auto"
     """Rows of a work unit, what a crash costs at most per replica; `auto` is about ten seconds of one replica's
     work, chosen by the first run and kept with the table."""
     commit_every_seconds: float = Field(default=30, gt=0)
     """Longest time between two commits while rows arrive."""
     commit_every_rows: int | None = Field(default=None, ge=1)
-    """Commit as soon as this many rows wait. Absent: 1,000,000."""
+    """Commit as soon as this many rows wait. Absent: 1,000,000 for each replica."""
     max_bad_rows: float = Field(default=0.1, ge=0)
     """Fail when more rows than this end with a reason instead of a vector: below 1 a share of the corpus, else a
     count."""

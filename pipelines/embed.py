@@ -10,13 +10,12 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
 from pipelines import __version__, sizing
 from pipelines.account import account
 from pipelines.certificate import Certificate
-from pipelines.checkpoint import Checkpoint, pending, read_checkpoint
+from pipelines.checkpoint import Checkpoint, count_pending, pending, read_checkpoint
 from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
@@ -24,15 +23,14 @@ from pipelines.errors import Incomplete, VectormillError
 from pipelines.executor import Executor, Parcel, Stage
 from pipelines.lance_table import LanceTable
 from pipelines.metrics import RunMetrics
-from pipelines.plan import Bundle, Unit, bundles, spans
+from pipelines.plan import Bundle, Unit, bundles, spans, waves
 from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas, uses_gpu
 from pipelines.retries import Retries
 from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
 
+# A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
-WAVE_UNITS = 4_096  # units in one engine execution: bounds driver memory and uncommitted receipts
-WAVE_UNITS_PER_REPLICA = 64
 
 
 class EmbedRun:
@@ -56,15 +54,25 @@ class EmbedRun:
             self.display.say(note)
         state = self._checkpoint()
         if state.rows_done < self.prepared.rows or self._deletes(state):
+            seen = self.table.version
             self.table.take_fence(self.id, self._properties())
-            state = self._checkpoint()  # again: an older run may have committed before the fence
-            removed = self.table.remove_orphans(self.job.run.remove_orphans_after_seconds)
-            if removed:
-                self.display.say(f"removed {removed} orphan file(s) of earlier runs")
+            if self.table.version != seen + 1:  # somebody committed before the fence, perhaps an older run
+                state = self._checkpoint()
+            self._remove_orphans()
             self._embed_pending(state)
             self._delete_stale(state)
         self._check_bad_rows()
         return account(self.prepared, self.table, tuple(self.retries.failures))
+
+    def _remove_orphans(self) -> None:
+        found = self.table.remove_orphans(self.job.run.remove_orphans_after_seconds)
+        if found.paths:
+            self.display.say(f"removed {len(found.paths)} orphan file(s) of earlier runs")
+        if found.unjudged:
+            self.display.say(
+                f"{found.unjudged} old file(s) may be orphans; telling would take long with so many old versions. "
+                "`vectormill optimize` removes those versions"
+            )
 
     def _deletes(self, state: Checkpoint) -> bool:
         return bool(state.stale) and self.job.run.stale_rows == "delete"
@@ -85,8 +93,9 @@ class EmbedRun:
         state = read_checkpoint(self.prepared.by_id(), self.table.units(), self.table.metadata.rows_per_unit)
         self.metrics.rows_before = state.rows_done
         self.metrics.units_before = state.units
-        self.metrics.units_total = state.units + sum(1 for _ in self._pending(state))
-        self._bad_before = self.table.totals(self.prepared.by_id()).bad_rows if state.units else 0
+        pending_units = count_pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)
+        self.metrics.units_total = state.units + pending_units
+        self._bad_before = self.table.count_bad(self.prepared.by_id()) if state.units else 0
         return state
 
     def _pending(self, state: Checkpoint) -> Iterator[Unit]:
@@ -94,12 +103,11 @@ class EmbedRun:
 
     def _embed_pending(self, state: Checkpoint) -> None:
         self._say_what_was_found(state)
-        size = max(WAVE_UNITS, WAVE_UNITS_PER_REPLICA * self.replicas)
-        units = self._pending(state)
+        packed = bundles(self._pending(state), self.prepared.metadata.rows_per_unit)
         committer = self._committer()
         with self.display.running(self.metrics):
             try:
-                while wave := list(islice(units, size)):
+                for wave in waves(packed, sizing.bundles_per_wave(self.replicas), sizing.UNITS_PER_WAVE):
                     self._wave(wave, committer)
             except (KeyboardInterrupt, VectormillError):
                 if done := committer.commit():  # what is written need not be embedded again
@@ -124,9 +132,8 @@ class EmbedRun:
 
     # ------------------------------------------------------------------ doing it
 
-    def _wave(self, units: list[Unit], committer: Committer) -> None:
+    def _wave(self, todo: list[Bundle], committer: Committer) -> None:
         """Run the units through the engine until each is committed or has failed for good."""
-        todo: list[Bundle] = list(bundles(units, self.prepared.metadata.rows_per_unit))
         narrowing = False
         while todo:
             open_units = {unit.id: unit for bundle in todo for unit in bundle}
@@ -186,7 +193,7 @@ class EmbedRun:
         ]
 
     def _committer(self) -> Committer:
-        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS
+        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS * self.replicas
         return Committer(self.table, self.job.run.commit_every_seconds, rows, self._properties)
 
     def _commit(self, committer: Committer) -> None:

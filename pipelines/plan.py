@@ -13,7 +13,7 @@ task gets a *span*: bundles that are read in a single pass over one stretch of a
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -59,14 +59,14 @@ class Shard:
     breaks: tuple[int, ...] = ()
     marks: tuple[Range, ...] = ()
     seekable: bool = True
+    id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", content_id("shard", self.path, self.size, self.version, self.reader))
 
     @property
     def listing(self) -> Listing:
         return Listing(self.path, self.size, self.stamp)
-
-    @property
-    def id(self) -> int:
-        return content_id("shard", self.path, self.size, self.version, self.reader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,23 @@ def missing_ranges(rows: int, done: Iterable[Range]) -> list[Range]:
 def cut(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> Iterator[Unit]:
     """The shard's pending units. Boundaries depend only on the shard and `rows_per_unit`, so the same job cuts the
     same units again; where committed units were cut otherwise, what they leave open is cut to fit."""
-    shard_id = shard.id
     edges = _edges(shard, rows_per_unit)
     mark_at = 0
     for gap_start, gap_stop in missing_ranges(shard.rows, done):
-        inner = [e for e in edges if gap_start < e < gap_stop]
+        inner = edges[bisect_right(edges, gap_start) : bisect_left(edges, gap_stop)]
         for start, stop in pairwise([gap_start, *inner, gap_stop]):
             while mark_at + 1 < len(shard.marks) and shard.marks[mark_at + 1][0] <= start:
                 mark_at += 1
             seek = shard.marks[mark_at] if shard.marks and shard.marks[mark_at][0] <= start else (0, 0)
             stretch = bisect_right(shard.breaks, start) if shard.seekable else UNSEEKABLE
-            yield Unit(shard_id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch)
+            yield Unit(shard.id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch)
+
+
+def count_units(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> int:
+    """How many units `cut` gives, without making them: 20 million of them would take minutes."""
+    edges = _edges(shard, rows_per_unit)
+    gaps = missing_ranges(shard.rows, done)
+    return sum(1 + bisect_left(edges, stop) - bisect_right(edges, start) for start, stop in gaps)
 
 
 def single_row(shard: Shard, row: int) -> Unit:
@@ -175,6 +181,20 @@ def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int =
         rows += unit.rows
     if held:
         yield tuple(held)
+
+
+def waves(packed: Iterable[Bundle], bundles_most: int, units_most: int) -> Iterator[list[Bundle]]:
+    """Parts of a stream of bundles, each with at most so many of them and about so many units."""
+    wave: list[Bundle] = []
+    units = 0
+    for bundle in packed:
+        wave.append(bundle)
+        units += len(bundle)
+        if len(wave) == bundles_most or units >= units_most:
+            yield wave
+            wave, units = [], 0
+    if wave:
+        yield wave
 
 
 def spans(packed: Iterable[Bundle]) -> Iterator[Span]:

@@ -4,9 +4,10 @@ size. Shared by `embed`, `plan` and `verify`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -42,11 +43,15 @@ class Prepared:
     address: TableAddress
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    def by_id(self) -> dict[int, Shard]:
+    def by_id(self) -> Mapping[int, Shard]:
+        return self._by_id
+
+    @cached_property
+    def _by_id(self) -> Mapping[int, Shard]:
         return {shard.id: shard for shard in self.shards}
 
 
@@ -156,7 +161,9 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     if table is not None:  # its types were decided once; later shards are cast to them
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
-    size = _rows_per_unit(job, table, corpus, shards, carried, spec)
+    size = _rows_per_unit(
+        job, table, spec, replicas(job, executor), lambda: sample(job, corpus, shards, carried, spec)[0]
+    )
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
     schema = table_schema(carried, facts["dimensions"], job.table.vector_dtype, job.table.text_column, metadata)
@@ -205,12 +212,7 @@ def check_same_space(table: LanceTable, metadata: TableMetadata, schema: pa.Sche
 
 
 def _rows_per_unit(
-    job: JobConfig,
-    table: LanceTable | None,
-    corpus: Corpus,
-    shards: Sequence[Shard],
-    carried: pa.Schema,
-    spec: ModelSpec,
+    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, tokens_per_row: Callable[[], float]
 ) -> int:
     if job.run.rows_per_unit != "auto":
         return int(job.run.rows_per_unit)
@@ -219,7 +221,7 @@ def _rows_per_unit(
     if spec.weights.startswith("fake"):
         return sizing.rows_per_unit(1.0, None)
     speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    return sizing.rows_per_unit(sample(job, corpus, shards, carried, spec)[0], speed)
+    return sizing.rows_per_unit(tokens_per_row(), speed, replicas)
 
 
 def sample(

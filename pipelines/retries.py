@@ -15,7 +15,7 @@ from pipelines.plan import Bundle, Unit, split
 
 ATTEMPTS = 2
 MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs money for nothing
-MOST_LOST_UNITS = 64  # at once; more is a fault of the machines, not of some rows
+MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
 
 
 class Retries:
@@ -50,7 +50,8 @@ class Retries:
         """(bundles to run next, single rows found guilty). `ran`: the bundles in which the lost units travelled.
 
         Raises VectormillError if so many are lost that it is not for some row's sake."""
-        if len(lost) > MOST_LOST_UNITS:
+        ids = {unit.id for unit in lost}
+        if sum(any(unit.id in ids for unit in bundle) for bundle in ran) > MOST_LOST_BUNDLES:
             raise VectormillError(
                 f"the engine lost {len(lost):,} units without a word, more than single rows that kill their process "
                 "would explain; look at memory and at the engine's output. What is committed stays."

@@ -12,8 +12,15 @@ import os
 from pathlib import Path
 
 SECONDS_PER_UNIT = 10.0
+# For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and
+# the rounding down to a power of two makes up to twice as many units of it.
+UNITS_PER_SECOND_MOST = 15.0
 ROWS_PER_FRAGMENT = 65_536
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
+# A wave is one execution of the engine. At its end the replicas run dry and are started anew, so it must be long; but
+# its bundles are all made before the first one runs, with Ray at 0.7 ms and 5 kB each.
+BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
+UNITS_PER_WAVE = 524_288  # of tiny files; about 1 kB each in the driver
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
 
 # Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
@@ -44,11 +51,13 @@ def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
     return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)) / flops
 
 
-def rows_per_unit(tokens_per_row: float, speed: float | None) -> int:
-    """A power of two, so that small changes of the estimate do not change it."""
+def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1) -> int:
+    """A power of two, so that small changes of the estimate do not change it. Longer units for more than 150 replicas:
+    the driver must keep up with all of them."""
     if speed is None:
         return ROWS_IF_FREE
-    wanted = SECONDS_PER_UNIT * speed / max(tokens_per_row, 1.0)
+    seconds = max(SECONDS_PER_UNIT, replicas / UNITS_PER_SECOND_MOST)
+    wanted = seconds * speed / max(tokens_per_row, 1.0)
     return max(SMALLEST_UNIT, min(LARGEST_UNIT, 1 << max(0, round(wanted).bit_length() - 1)))
 
 
@@ -58,3 +67,8 @@ def parcels_per_fragment(rows: int, seconds_between_commits: float, replicas: in
     by_size = ROWS_PER_FRAGMENT // max(rows, 1)
     by_time = int(seconds_between_commits / SECONDS_PER_UNIT * replicas)
     return max(1, min(by_size, by_time))
+
+
+def bundles_per_wave(replicas: int) -> int:
+    """About an hour's work: a bundle is about ten seconds of one replica's."""
+    return min(BUNDLES_PER_WAVE_MOST, max(BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA * replicas))

@@ -35,7 +35,6 @@ def status(address: TableAddress, bad_rows_shown: int = BAD_ROWS_SHOWN) -> dict[
 
 def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
     address = table.address
-    units = table.units()
     totals = table.totals()
     noted = table.last_commit()
     fragments = table.dataset.get_fragments()
@@ -45,7 +44,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
         "versions_kept": _versions_kept(address),
         "fragments": len(fragments),
         "bytes": sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.metadata.files),
-        "units": len(units),
+        "units": table.count("SELECT DISTINCT _unit FROM dataset"),
         "units_total": _number(noted.get("vectormill.units_total")),
         "rows": totals.rows,
         "corpus_rows": _number(noted.get("vectormill.rows_total")),

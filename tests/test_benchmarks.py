@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def run(name, *arguments):
     """Run a benchmark; its last line, parsed."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -47,6 +47,35 @@ def test_planning():
     found = run("planning", "--files", "30")
     assert found["cold"]["shards"] == 30
     assert found["cold"]["rows"] == found["with_cache"]["rows"] == 90
+
+
+def test_scale():
+    found = run("scale", "--rows", "20000", "--rows-per-shard", "500", "--commit-every-rows", "4096")
+    (measured,) = found["measured"]
+    half, rest, again = (measured[name] for name in ("half", "rest", "again"))
+    assert half["rows"] + rest["rows"] == measured["disk"]["rows"] == 20000
+    assert 0 < half["rows"] < 20000
+    assert (again["rows"], again["seconds_to_first_unit"], again["commits"]) == (0, None, 0)
+    assert rest["seconds_to_first_unit"] > 0
+    assert rest["commit_ms"]["slowest"] >= rest["commit_ms"]["last_tenth"]
+    assert measured["disk"]["manifest_bytes"] > measured["disk"]["last_manifest_bytes"] > 0
+
+
+def test_history():
+    found = run("history", "--commits", "3", "12", "--units", "200", "--rows", "2000")
+    assert [step["commits"] for step in found["commits"]] == [3, 12]
+    for step in found["commits"]:
+        assert step["all_manifests"]["found"] == step["find_orphans"]["found"] == 1
+    assert [step["units"] for step in found["checkpoint"]] == [100, 200]
+
+
+def test_engine():
+    if importlib.util.find_spec("dashscope") is None:
+        pytest.skip("the package dashscope, whose vocabulary is Qwen's, is not installed")
+    found = run("engine", "--rows", "100", "--dimensions", "16", "--no-ray", "--warm-up", "1000")
+    assert found["minilm"]["rows"] == found["qwen"]["rows"] == 100
+    assert found["qwen"]["tokens_per_row"] == found["qwen_fastokens"]["tokens_per_row"] > 100
+    assert set(found["qwen"]["cpu_us_per_row"]) == {"read", "tokenise", "write"}
 
 
 def test_rerank():

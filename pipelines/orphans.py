@@ -1,0 +1,94 @@
+"""Data files that no version of a table refers to: what a killed run wrote and never committed.
+
+Every manifest lists all files of its version, so reading the manifests of all versions costs (versions x files): after
+10,000 commits of 15 fragments 760 million names, more than a driver has memory for (docs/scale.md). Almost none of it
+is needed. What the newest version refers to is no orphan. A file is written before the manifest that first refers to
+it, so for any other file only the versions since it was written count; and a run that was killed left its orphans near
+the end of the history. The bytes of manifests that are read have a bound; files too old to be judged within it are
+left alone and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MANIFEST_BYTES_READ = 1 << 30  # half a minute of CPU, during which the replicas wait
+CLOCKS = timedelta(minutes=1)  # by which the times of two files of one store may be wrong to each other
+_MANIFEST = re.compile(r"^_versions/(\d+)\.manifest$")
+_LARGEST = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """paths: below the table's folder. unjudged: files that may be orphans; to tell, more than MANIFEST_BYTES_READ of
+    old manifests would have to be read."""
+
+    paths: list[str]
+    unjudged: int = 0
+
+
+def find_orphans(dataset: Any, older_than_seconds: float, bytes_read: int = MANIFEST_BYTES_READ) -> Orphans:
+    """Data files that are at least this old and belong to no version that is kept."""
+    present = dataset.all_files().read_all()  # before any manifest: what is committed in between is no orphan
+    data = present.filter(pc.starts_with(present["path"], "data/"))
+    current = _tracked(dataset, dataset.version)
+    is_current = pc.is_in(data["path"], value_set=current)
+    limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+    old = pc.less_equal(data["last_modified"], pa.scalar(limit, data["last_modified"].type))
+    suspects = data.filter(pc.and_(pc.invert(is_current), old))
+    if suspects.num_rows == 0:
+        return Orphans([])
+    written = dict(zip(suspects["path"].to_pylist(), suspects["last_modified"].to_pylist(), strict=True))
+    newest_data = pc.max(data.filter(is_current)["last_modified"]).as_py()
+    judged, first_version = _judged(_manifests(present), written, newest_data, bytes_read)
+    kept = set(judged)
+    if kept:
+        for batch in dataset.tracked_files(min_version=first_version):
+            kept.difference_update(batch["path"].to_pylist())
+    return Orphans(sorted(kept), unjudged=len(written) - len(judged))
+
+
+def _tracked(dataset: Any, version: int) -> pa.Array:
+    return dataset.tracked_files(min_version=version).read_all()["path"].combine_chunks()
+
+
+def _manifests(present: pa.Table) -> list[tuple[int, datetime, int]]:
+    """(version, when written, bytes), newest version first."""
+    found = []
+    columns = (present[name].to_pylist() for name in ("path", "last_modified", "size_bytes"))
+    for path, modified, size in zip(*columns, strict=True):
+        if match := _MANIFEST.match(path):
+            number = int(match[1])
+            # Lance names them so that the newest version is listed first; it used to name them by the version.
+            found.append((_LARGEST - number if len(match[1]) == 20 else number, modified, size))
+    return sorted(found, reverse=True)
+
+
+def _judged(
+    manifests: list[tuple[int, datetime, int]],
+    written: dict[str, datetime],
+    newest_data: datetime | None,
+    bytes_read: int,
+) -> tuple[list[str], int]:
+    """(files that the versions from some version on can tell about, that version)."""
+    # Times do not tell in a copy of a table that did not keep them.
+    times_tell = all(new[1] >= old[1] - CLOCKS for new, old in pairwise(manifests)) and (
+        newest_data is None or newest_data <= manifests[0][1] + CLOCKS
+    )
+    since = min(written.values()) - CLOCKS
+    spent, first_version = 0, manifests[0][0]
+    for version, modified, size in manifests:
+        if times_tell and modified < since:
+            return list(written), first_version
+        if spent + size > bytes_read:
+            sure = [path for path, when in written.items() if times_tell and when - CLOCKS > modified]
+            return sure, first_version
+        spent, first_version = spent + size, version
+    return list(written), 0
