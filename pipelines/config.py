@@ -27,6 +27,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+UNFIT_NAME = "a column of a Lance table needs a name, other than *, without dots, backticks and NUL in it"
+
+
+def _cannot_name_a_column(name: str) -> bool:
+    """Lance refuses dots; with the others it makes a table that cannot be read."""
+    return name in ("", "*") or any(c in name for c in ".`\0")
+
+
 class CorpusConfig(Section):
     uri: str
     """File, folder, glob (`*`, `**`) or prefix; a local path or `s3://bucket/prefix`. Relative local paths start
@@ -84,6 +92,8 @@ class CorpusConfig(Section):
     @field_validator("columns")
     @classmethod
     def _free_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if unfit := [c for c in columns if _cannot_name_a_column(c)]:
+            raise ValueError(f"cannot carry {unfit}: {UNFIT_NAME}")
         taken = [c for c in columns if c in ("id", "vector") or c.startswith("_")]
         if taken:
             raise ValueError(f"cannot carry {taken}: the names id, vector and _* belong to the table itself")
@@ -227,6 +237,8 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _names_do_not_clash(self) -> JobConfig:
         name = self.table.text_column
+        if name is not None and _cannot_name_a_column(name):
+            raise ValueError(f"table.text_column cannot be {name!r}: {UNFIT_NAME}")
         if name and (name in self.corpus.columns or name in ("id", "vector") or name.startswith("_")):
             raise ValueError(f"table.text_column {name!r} clashes with a carried column or one of the table's own")
         return self

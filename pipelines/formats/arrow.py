@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from pipelines.config import CorpusConfig
 from pipelines.formats.files import ShardFile, breaks_of, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
@@ -29,7 +30,7 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
         raise file.broken(bad) from bad
 
 
-def scan(file: ShardFile, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     """Raises CorpusError, StorageError."""
     breaks: tuple[int, ...] = ()
     rows = 0
@@ -38,9 +39,11 @@ def scan(file: ShardFile, reader: str) -> Shard:
             with file.open() as stream:
                 options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
                 rows, breaks = breaks_of(batch.num_rows for batch in _batches(_reader(stream, options)))
+                if rows:
+                    check(_reader(stream).schema, corpus, file.path)
     except (pa.ArrowException, OSError) as bad:
         raise file.broken(bad) from bad
-    version = file.stamp if file.remote else file.digest()[0]
+    version = file.stamp if file.remote else file.digest()
     return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
 
 
@@ -48,7 +51,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             schema = _reader(stream).schema
-            names = check(schema, wanted, file.path)
+            names = check(schema, wanted.corpus, file.path)
             indices = [schema.get_field_index(name) for name in names]
             reader = _reader(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
             stop = 0

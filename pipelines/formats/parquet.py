@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.config import CorpusConfig
 from pipelines.formats.files import ShardFile, breaks_of, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
@@ -22,9 +23,11 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
     return carried_fields(_footer(file)[0].schema.to_arrow_schema(), wanted.corpus, file.path)
 
 
-def scan(file: ShardFile, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     """Raises CorpusError, StorageError."""
     metadata, raw = _footer(file)
+    if metadata.num_rows:
+        check(metadata.schema.to_arrow_schema(), corpus, file.path)
     groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     rows, breaks = breaks_of(groups)
     version = file.stamp if file.remote else f"footer:{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
@@ -49,7 +52,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             parquet = pq.ParquetFile(stream, pre_buffer=file.remote, page_checksum_verification=True)
-            names = check(parquet.schema_arrow, wanted, file.path)
+            names = check(parquet.schema_arrow, wanted.corpus, file.path)
             stop = 0
             for group in range(parquet.num_row_groups):
                 start, stop = stop, stop + parquet.metadata.row_group(group).num_rows

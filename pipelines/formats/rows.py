@@ -17,11 +17,19 @@ import pyarrow.compute as pc
 
 from pipelines.config import CorpusConfig
 from pipelines.errors import CorpusError
+from pipelines.formats.files import RECORD_BYTES_MAX
 from pipelines.plan import Unit
 from pipelines.schema import REASONS, row_schema
 
+TOO_LONG = REASONS["too_long"]  # the note of a row whose record was too long to be held
 Piece = tuple[int, pa.Table]
 Texts = list[str | None]
+
+
+def columns_of(corpus: CorpusConfig) -> tuple[str, ...]:
+    """The columns that a job names, in order of first use."""
+    own = (corpus.id,) if corpus.id else ()
+    return tuple(dict.fromkeys((*own, *corpus.text_columns, *corpus.columns)))
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,7 @@ class Wanted:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns a reader has to read, in order of first use."""
-        own = (self.corpus.id,) if self.corpus.id else ()
-        return tuple(dict.fromkeys((*own, *self.corpus.text_columns, *self.carried.names)))
+        return columns_of(self.corpus)
 
     @cached_property
     def decoded(self) -> pa.Schema:
@@ -46,6 +53,11 @@ class Wanted:
     def template(self) -> tuple[tuple[str, str | None], ...]:
         """(literal text, column after it) pairs."""
         return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(self.corpus.text))
+
+
+def reason_of(note: str) -> str:
+    """The reason that belongs to what a decoder noted of a record it gave up."""
+    return "too_long" if note == TOO_LONG else "undecodable"
 
 
 def fill_template(wanted: Wanted, columns: dict[str, list[object]], rows: int) -> tuple[Texts, Texts]:
@@ -97,12 +109,16 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     ids, reason = decoded["id"], decoded["_reason"]
     text = decoded["text"]
     blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
-    reason = pc.coalesce(reason, _where(blank, "empty_text"), _where(pc.is_null(text), "no_text"))
+    too_long = pc.greater(pc.binary_length(text), RECORD_BYTES_MAX)  # of formats that hold it in a column
+    reason = pc.coalesce(
+        reason, _where(too_long, "too_long"), _where(blank, "empty_text"), _where(pc.is_null(text), "no_text")
+    )
     if wanted.corpus.id is None:
         ids = own_ids
     else:
         settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), _duplicates(ids), reason)
-        reason = pc.if_else(pc.fill_null(pc.equal(reason, "undecodable"), False), reason, settled)
+        unread = pc.is_in(reason, pa.array(["undecodable", "too_long"]))  # whatever its id would have been
+        reason = pc.if_else(unread, reason, settled)
         ids = pc.coalesce(ids, own_ids)
     if reason.null_count != unit.rows:
         text = pc.if_else(pc.is_null(reason), text, pa.scalar(None, pa.string()))
