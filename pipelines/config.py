@@ -244,6 +244,14 @@ class JobConfig(Section):
         return self
 
 
+# Beyond its own errors: numbers of thousands of digits, the 45th of a month, and 1,000 brackets one in another.
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
 def load_job(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> JobConfig:
     """Read and validate a job file; `overrides` are `a.b=value` strings, values parsed as YAML.
 
@@ -256,8 +264,8 @@ def load_job(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> J
         raise ConfigError(f"{path} is not UTF-8 text: {bad}") from None
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as bad:
-        raise ConfigError(f"{path} is not valid YAML: {bad}") from None
+    except UNREADABLE as bad:
+        raise ConfigError(f"{path} is not valid YAML: {_why(bad)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold the sections corpus, model, table ...; it holds {type(data).__name__}")
     for override in overrides:
@@ -294,8 +302,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {name} is not a section")
     try:
         node[names[-1]] = value if key in TEXTS else yaml.safe_load(value)
-    except yaml.YAMLError as bad:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {bad}") from None
+    except UNREADABLE as bad:
+        raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}") from None
 
 
 def _explain(error: Any) -> str:

@@ -1,17 +1,19 @@
 """A corpus of nasties: input that is out to hurt, made by code, each with what must come of it.
 
-    python tests/nasties.py            every nasty through the pipeline: what came out, seconds
-    python tests/nasties.py --full     the huge ones too, at their full size, each in a process of its own: peak MB
+    python tests/nasties.py            every nasty, each in a process of its own: what came of it, seconds, peak MB
+    python tests/nasties.py --full     the huge ones, at their full size
 
 What may come of one: rows embedded, rows with a reason, units that failed by name with exit code 1, or one clear error
 before anything is embedded. Never a traceback, a hang, a lost row, or memory in proportion to the input. The small
-ones are in nasty_files.py (bytes, lines, names) and nasty_tables.py (types, damage); tests/test_nasties.py runs them.
+ones are in nasty_files.py, nasty_folders.py, nasty_types.py and nasty_tables.py; tests/test_nasties.py runs them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -61,8 +63,8 @@ def outcome(config: Any) -> str:
     try:
         certificate = run(config, display=said)
     except VectormillError as bad:
-        assert not Path(config.table.location).exists() or not rows(config), f"refused with rows in the table: {bad}"
-        return f"refused: {bad}"
+        begun = Path(config.table.location).exists() and rows(config)
+        return f"refused with rows in the table: {bad}" if begun else f"refused: {bad}"
     found = rows(config)
     assert certificate.rows == certificate.embedded_rows + certificate.bad_rows + certificate.missing_rows
     assert len({(row["_shard"], row["_row"]) for row in found}) == len(found), "a row is in twice"
@@ -77,32 +79,44 @@ def outcome(config: Any) -> str:
     return ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts, key=lambda k: (k != "embedded", k)))
 
 
+def measured(name: str) -> tuple[str, float, float]:
+    """(what came of it, seconds, peak MB) of one nasty, in a process of its own."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    found = process.stdout.read().strip()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
+    found = found or f"exit code {process.returncode}"
+    return found, time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
 def main(arguments: list[str] | None = None) -> int:
     import nasty_files
+    import nasty_folders
+    import nasty_full
     import nasty_tables
+    import nasty_types
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--full", action="store_true", help="the huge ones at their full size; 11 GB of temporary disk")
+    parser.add_argument("--only", default="", help="those with this in their names")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    wrong = 0
-    for nasty in (*nasty_files.ALL, *nasty_tables.ALL):
-        if options.only not in nasty.name:
-            continue
+    small = (*nasty_files.ALL, *nasty_folders.ALL, *nasty_types.ALL, *nasty_tables.ALL)
+    known = {nasty.name: nasty for nasty in (*small, *nasty_full.ALL)}
+    if options.one:
         with tempfile.TemporaryDirectory(prefix="nasty-") as folder:
-            started = time.perf_counter()
-            try:
-                found = outcome(nasty.job(Path(folder)))
-            except BaseException as bad:
-                import traceback
-
-                found = f"TRACEBACK {type(bad).__name__}: {bad}" + "".join(traceback.format_tb(bad.__traceback__)[-2:])
-            met = nasty.is_met_by(found.replace(folder, "FOLDER"))
-            wrong += not met
-            mark = "ok   " if met else "WRONG"
-            print(f"{mark} {time.perf_counter() - started:6.2f} s  {nasty.name}: {found.replace(folder, 'FOLDER')}")
-            if not met:
-                print(f"             wanted: {nasty.outcome}")
+            print(outcome(known[options.one].job(Path(folder))).replace(folder, "FOLDER"))
+        return 0
+    chosen = nasty_full.ALL if options.full else small
+    wrong = 0
+    for nasty in (one for one in chosen if options.only in one.name):
+        found, seconds, megabytes = measured(nasty.name)
+        met = nasty.is_met_by(found)
+        wrong += not met
+        line = f"{'ok' if met else 'WRONG':5} {seconds:7.1f} s {megabytes:7,.0f} MB  {nasty.name}: {found}"
+        print(line if met else f"{line}; wanted {nasty.outcome}", flush=True)
     return 1 if wrong else 0
 
 

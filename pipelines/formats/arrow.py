@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
-from pipelines.formats.files import ShardFile, breaks_of, overlap
+from pipelines.formats.files import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
 from pipelines.plan import Shard, Unit
@@ -26,7 +26,7 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     try:
         with file.open() as stream:
             return carried_fields(_reader(stream).schema, wanted.corpus, file.path)
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 
@@ -41,7 +41,7 @@ def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
                 rows, breaks = breaks_of(batch.num_rows for batch in _batches(_reader(stream, options)))
                 if rows:
                     check(_reader(stream).schema, corpus, file.path)
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
     version = file.stamp if file.remote else file.digest()
     return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
@@ -63,7 +63,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
                     yield inside[0], from_arrow(table, wanted, file.path, {})
                 if stop >= units[-1].stop:
                     break
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 

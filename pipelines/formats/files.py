@@ -23,6 +23,7 @@ EXTENSIONS = {
 }  # fmt: skip
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 OTHER_COMPRESSIONS = {".bz2", ".xz", ".lz4", ".zip", ".br", ".snappy", ".7z", ".tgz", ".tar", ".z", ".lzo", ".rar"}
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)  # what a damaged file raises; the last over a column's name
 STREAMED = ("jsonl", "csv", "text")
 
 

@@ -21,6 +21,7 @@ from pipelines.formats.files import RECORD_BYTES_MAX
 from pipelines.plan import Unit
 from pipelines.schema import REASONS, row_schema
 
+DECODED_BYTES_MAX = 1 << 30  # of a unit: a small file may unpack to anything
 TOO_LONG = REASONS["too_long"]  # the note of a row whose record was too long to be held
 Piece = tuple[int, pa.Table]
 Texts = list[str | None]
@@ -82,7 +83,7 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
     stream = iter(pieces)
     first, table = 0, wanted.decoded.empty_table()
     for unit in units:
-        parts, need = [], unit.start
+        parts, need, held = [], unit.start, 0
         while need < unit.stop:
             if need >= first + table.num_rows:
                 first, table = next(stream, (unit.stop, wanted.decoded.empty_table()))
@@ -92,6 +93,8 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             part = table.slice(need - first, unit.stop - need)
             parts.append(part)
             need += part.num_rows
+            if (held := held + part.nbytes) > DECODED_BYTES_MAX and unit.rows > 1:
+                raise CorpusError(_too_much(unit, need - unit.start, held))
         if need != unit.stop:
             raise CorpusError(
                 f"{unit.path} has only {need:,} rows where at least {unit.stop:,} were counted: it changed while the "
@@ -99,6 +102,14 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             )
         decoded = pa.concat_tables(parts) if parts else wanted.decoded.empty_table()
         yield finish(unit, decoded, wanted)
+
+
+def _too_much(unit: Unit, rows: int, held: int) -> str:
+    fewer = max(1, rows * DECODED_BYTES_MAX // held // 2)
+    return (
+        f"{unit.path}: {rows:,} rows in a row take more than {DECODED_BYTES_MAX >> 20:,} MiB once decoded, too much for "
+        f"one unit; run again with --set run.rows_per_unit={fewer}; the table may stay"
+    )
 
 
 def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
