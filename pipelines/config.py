@@ -27,7 +27,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-UNFIT_NAME = "a column of a Lance table needs a name, other than *, without dots, backticks and NUL in it"
+UNFIT_NAME = "a column of a Lance table needs a name: not *, and without dots, backticks and NUL"
 
 
 def _cannot_name_a_column(name: str) -> bool:

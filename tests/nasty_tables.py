@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,18 @@ def _cut(at: float) -> Callable[[Path], None]:
     return lambda folder: (lambda c: (folder / "a.parquet").write_bytes(c[: int(at * len(c))]))(_big(folder)) and None
 
 
+def _list_beyond_its_buffers(folder: Path) -> None:
+    """Arrow's full validation of such a column reads beyond its buffers: a crash."""
+    values = pa.array([1, None] * 611)
+    ipc(text=["x"], n=pa.ListArray.from_arrays([0, len(values)], values))(folder)
+    node, damaged = (struct.pack("<qq", length, 611) for length in (1222, 2**40))
+    content = (folder / "a.arrow").read_bytes()
+    assert content.count(node) == 1
+    (folder / "a.arrow").write_bytes(content.replace(node, damaged))
+
+
 DAMAGE = [
+    Nasty("a list beyond its buffers", _list_beyond_its_buffers, "failed: a.arrow is damaged", N),
     Nasty("Parquet cut short", _cut(0.5), "refused: a.parquet is damaged"),
     Nasty("Parquet cut in its footer", _cut(0.999), "refused: a.parquet is damaged"),
     Nasty("Parquet with a flipped byte in a page", _flip(0.3), "failed: a.parquet", {}, {"rows_per_unit": 100}),

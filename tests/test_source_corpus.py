@@ -186,6 +186,16 @@ def test_counts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len(scanned) == 3
 
 
+def test_shards_are_checked_again_for_other_columns(tmp_path: Path) -> None:
+    """What was counted for one text column is not taken as checked for another."""
+    side = tmp_path / "side"
+    put(tmp_path / "data/a.csv", b"text,title\nx,y\n")
+    put(tmp_path / "data/b.csv", b"text\nx\n")
+    assert len(shards(corpus(tmp_path / "data"), side)) == 2
+    with pytest.raises(CorpusError, match=r"b\.csv has no column 'title'"):
+        shards(corpus(tmp_path / "data", text="title"), side)
+
+
 def test_empty_files_have_no_rows(tmp_path: Path) -> None:
     empty = pa.table({"text": pa.array([], pa.string())})
     for name in ("a.jsonl", "a.csv", "a.txt", "a.jsonl.gz", "a.arrow"):
@@ -241,12 +251,17 @@ def test_a_record_longer_than_the_limit(tmp_path: Path, monkeypatch: pytest.Monk
         "a.jsonl": b'{"text": "a"}\n{"text": "' + long + b'"}\n' + blank + b'\n{"text": "c"}\n',
         "a.jsonl.gz": gzip.compress(b'{"text": "a"}\n' + long + b'\n{"text": "c"}\n' + blank),
         "a.csv": b'text\na\n"' + long.replace(b"xx", b"x\n") + b'"\nc\n',
-        "a.txt": b"a\n" + long + b"\nc\n" + blank,
+        "a.txt": b"a\n" + blank + long + b"\nc\n" + blank,
     }
     for name, content in contents.items():
         got = read(corpus(put(tmp_path / name, content)), 2)
         assert [(r["text"], r["_reason"]) for r in got] == [("a", None), (None, "too_long"), ("c", None)], name
         assert got[1]["_detail"].startswith(f"{name} row 1: the record or its text is longer than")
+    named = put(tmp_path / "named.jsonl", b'{"text": "a", "id": "1"}\n{"id": "1", "text": "' + long + b'"}\n')
+    assert [(r["id"], r["_reason"]) for r in read(corpus(named, id="id"))] == [
+        ("1", None),
+        ("named.jsonl#1", "too_long"),
+    ]
     (whole,) = read(corpus(put(tmp_path / "b.txt", long), text_rows="file"))
     assert whole["_reason"] == "too_long"
     pq.write_table(pa.table({"text": ["a", long.decode()], "id": ["1", "2"]}), tmp_path / "a.parquet")

@@ -59,6 +59,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
                 start, stop = stop, stop + batch.num_rows
                 inside = overlap(units, start, stop)
                 if inside:
+                    batch.validate()  # the sizes of its buffers, on which every later check leans; pa.table hides them
                     table = pa.table(batch).select(names).slice(inside[0] - start, inside[1] - inside[0])
                     yield inside[0], from_arrow(table, wanted, file.path, {})
                 if stop >= units[-1].stop:

@@ -107,8 +107,8 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
 def _too_much(unit: Unit, rows: int, held: int) -> str:
     fewer = max(1, rows * DECODED_BYTES_MAX // held // 2)
     return (
-        f"{unit.path}: {rows:,} rows in a row take more than {DECODED_BYTES_MAX >> 20:,} MiB once decoded, too much for "
-        f"one unit; run again with --set run.rows_per_unit={fewer}; the table may stay"
+        f"{unit.path}: {rows:,} rows in a row take more than {DECODED_BYTES_MAX >> 20:,} MiB once decoded, too much "
+        f"for a unit; run again with --set run.rows_per_unit={fewer} (the table may stay), or carry fewer columns"
     )
 
 
