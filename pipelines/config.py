@@ -27,6 +27,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+UNFIT_NAME = "a column of a Lance table needs a name: not *, and without dots, backticks and NUL"
+
+
+def _cannot_name_a_column(name: str) -> bool:
+    """Lance refuses dots; with the others it makes a table that cannot be read."""
+    return name in ("", "*") or any(c in name for c in ".`\0")
+
+
 class CorpusConfig(Section):
     uri: str
     """File, folder, glob (`*`, `**`) or prefix; a local path or `s3://bucket/prefix`. Relative local paths start
@@ -84,6 +92,8 @@ class CorpusConfig(Section):
     @field_validator("columns")
     @classmethod
     def _free_names(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        if unfit := [c for c in columns if _cannot_name_a_column(c)]:
+            raise ValueError(f"cannot carry {unfit}: {UNFIT_NAME}")
         taken = [c for c in columns if c in ("id", "vector") or c.startswith("_")]
         if taken:
             raise ValueError(f"cannot carry {taken}: the names id, vector and _* belong to the table itself")
@@ -227,9 +237,19 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _names_do_not_clash(self) -> JobConfig:
         name = self.table.text_column
+        if name is not None and _cannot_name_a_column(name):
+            raise ValueError(f"table.text_column cannot be {name!r}: {UNFIT_NAME}")
         if name and (name in self.corpus.columns or name in ("id", "vector") or name.startswith("_")):
             raise ValueError(f"table.text_column {name!r} clashes with a carried column or one of the table's own")
         return self
+
+
+# Beyond its own errors: numbers of thousands of digits, the 45th of a month, and 1,000 brackets one in another.
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def load_job(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> JobConfig:
@@ -244,8 +264,8 @@ def load_job(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> J
         raise ConfigError(f"{path} is not UTF-8 text: {bad}") from None
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as bad:
-        raise ConfigError(f"{path} is not valid YAML: {bad}") from None
+    except UNREADABLE as bad:
+        raise ConfigError(f"{path} is not valid YAML: {_why(bad)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold the sections corpus, model, table ...; it holds {type(data).__name__}")
     for override in overrides:
@@ -282,8 +302,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {name} is not a section")
     try:
         node[names[-1]] = value if key in TEXTS else yaml.safe_load(value)
-    except yaml.YAMLError as bad:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {bad}") from None
+    except UNREADABLE as bad:
+        raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}") from None
 
 
 def _explain(error: Any) -> str:

@@ -6,8 +6,8 @@ re-listing in another order renames nothing.
 
     corpus ─list→ Listing ─scan→ Shard(rows) ─cut→ Unit(start, stop) ─pack→ Bundle ─join→ Span
 
-Units travel in *bundles* (several small units, or one large one, at most about `rows_per_unit` rows), and one read
-task gets a *span*: bundles that are read in a single pass over one stretch of a file.
+Units travel in *bundles* (several small units, or one large one, at most about `rows_per_unit` rows and UNIT_BYTES of
+files), and one read task gets a *span*: bundles that are read in a single pass over one stretch of a file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import pairwise
 
 Range = tuple[int, int]
 UNSEEKABLE = -1
+UNIT_BYTES = 32 << 20  # of a file: where rows are long, a unit or a bundle has fewer of them
 BUNDLES_PER_SPAN = 16  # of one row group: few enough to spread a giant one over all readers
 
 
@@ -75,7 +76,8 @@ class Unit:
 
     seek: (row, byte offset) at or before `start` from which a text reader may start.
     stretch: number of the row group or batch it lies in, or UNSEEKABLE; units of one stretch are read in one pass.
-    size, stamp: what the reader must still find; a file changed under the run fails the unit."""
+    size, stamp: what the reader must still find; a file changed under the run fails the unit.
+    share: bytes of the file that are its rows, about."""
 
     shard: int
     path: str
@@ -85,6 +87,7 @@ class Unit:
     stamp: str
     seek: Range = (0, 0)
     stretch: int = 0
+    share: int = 0
     id: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +143,8 @@ def cut(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> Iterato
                 mark_at += 1
             seek = shard.marks[mark_at] if shard.marks and shard.marks[mark_at][0] <= start else (0, 0)
             stretch = bisect_right(shard.breaks, start) if shard.seekable else UNSEEKABLE
-            yield Unit(shard.id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch)
+            share = shard.size * (stop - start) // shard.rows
+            yield Unit(shard.id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch, share)
 
 
 def count_units(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> int:
@@ -158,6 +162,7 @@ def single_row(shard: Shard, row: int) -> Unit:
 
 def _edges(shard: Shard, rows_per_unit: int) -> list[int]:
     """Unit boundaries in (0, rows): on breaks where these lie closer than a unit, inside a stretch that is longer."""
+    rows_per_unit = min(rows_per_unit, max(1, UNIT_BYTES * shard.rows // max(1, shard.size)))
     edges: list[int] = []
     at = 0
     for brk in (*shard.breaks, shard.rows):
@@ -172,13 +177,15 @@ def _edges(shard: Shard, rows_per_unit: int) -> list[int]:
 def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int = 256) -> Iterator[Bundle]:
     """Pack neighbouring small units so that many tiny files do not become many tiny tasks."""
     held: list[Unit] = []
-    rows = 0
+    rows = share = 0
     for unit in units:
-        if held and (rows + unit.rows > rows_per_bundle or len(held) == units_per_bundle):
+        full = rows + unit.rows > rows_per_bundle or share + unit.share > UNIT_BYTES or len(held) == units_per_bundle
+        if held and full:
             yield tuple(held)
-            held, rows = [], 0
+            held, rows, share = [], 0, 0
         held.append(unit)
         rows += unit.rows
+        share += unit.share
     if held:
         yield tuple(held)
 

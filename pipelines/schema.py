@@ -32,6 +32,7 @@ FORMAT_VERSION = 2  # 1 had no digests
 
 REASONS = {
     "undecodable": "the record cannot be decoded (broken JSON, invalid UTF-8, wrong number of fields)",
+    "too_long": "the record or its text is longer than 32 MiB, the most that one row may hold",
     "no_id": "the id column is null or missing",
     "duplicate_id": "an earlier row of the same unit has this id",
     "no_text": "the text column is null or missing",

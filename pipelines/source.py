@@ -22,12 +22,12 @@ from pipelines.errors import CorpusError, StorageError
 from pipelines.formats import dispatch
 from pipelines.formats.files import STREAMED, ShardFile, format_of, reader_of
 from pipelines.formats.listing import Place, choose, find, resolve
-from pipelines.formats.rows import Wanted, by_unit
+from pipelines.formats.rows import Wanted, by_unit, columns_of
 from pipelines.plan import Listing, Shard, Unit
 from pipelines.storage import head, is_s3, local_path, read_bytes, write_bytes
 
 CACHE_NAME = "shards.arrow"
-CACHE_VERSION = b"1"
+CACHE_VERSION = "2"
 TYPED_FROM_SHARDS = 16  # how far a carried column that holds only nulls is followed
 UNTRUSTED_NS = 2_000_000_000  # a file may change twice in one tick of its clock; git's index has the same rule
 FILES_PER_SCAN = 64
@@ -139,7 +139,7 @@ def scan_all(
 
     Raises CorpusError, StorageError."""
     listings = corpus.list()
-    cache = ShardCache(f"{cache_uri.rstrip('/')}/{CACHE_NAME}", storage)
+    cache = ShardCache(f"{cache_uri.rstrip('/')}/{CACHE_NAME}", storage, columns_of(corpus.config))
     known = {} if fresh else cache.load()
     started_ns = time.time_ns()
     shards: list[Shard] = []
@@ -184,11 +184,14 @@ def _scan_batch(corpus: Corpus, batch: tuple[Listing, ...]) -> list[Shard]:
 
 
 class ShardCache:
-    """Remembers scanned shards in one Arrow file; deleting or damaging it costs a new count, nothing else."""
+    """Remembers scanned shards in one Arrow file; deleting or damaging it costs a new count, nothing else.
 
-    def __init__(self, uri: str, storage: StorageConfig):
+    columns: for which the shards were checked; what was remembered for other columns is forgotten."""
+
+    def __init__(self, uri: str, storage: StorageConfig, columns: Sequence[str] = ()):
         self.uri = uri
         self.storage = storage
+        self._stamp = {b"version": CACHE_VERSION.encode(), b"columns": "\n".join(columns).encode()}
 
     def load(self) -> dict[tuple[str, int, str, str], Shard]:
         """Shards by (path, size, stamp, reader); empty when there is nothing that can be understood."""
@@ -197,7 +200,7 @@ class ShardCache:
             if content is None:
                 return {}
             table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
-            if (table.schema.metadata or {}).get(b"version") != CACHE_VERSION:
+            if table.schema.metadata != self._stamp:
                 return {}
             table.validate(full=True)
             columns = [table[name].to_pylist() for name in _CACHE_SCHEMA.names]
@@ -212,8 +215,9 @@ class ShardCache:
         rows = zip(*(_values(shard) for shard in sure), strict=True) if sure else [()] * len(_CACHE_SCHEMA)
         arrays = [pa.array(values, field.type) for values, field in zip(rows, _CACHE_SCHEMA, strict=True)]
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _CACHE_SCHEMA) as writer:
-            writer.write_table(pa.Table.from_arrays(arrays, schema=_CACHE_SCHEMA))
+        table = pa.Table.from_arrays(arrays, schema=_CACHE_SCHEMA.with_metadata(self._stamp))
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
         with contextlib.suppress(StorageError):  # a place that cannot be written costs the memory of counts only
             write_bytes(self.uri, sink.getvalue().to_pybytes(), self.storage)
 
@@ -223,8 +227,7 @@ _CACHE_SCHEMA = pa.schema(
         ("path", pa.string()), ("size", pa.int64()), ("stamp", pa.string()), ("version", pa.string()),
         ("reader", pa.string()), ("rows", pa.int64()), ("breaks", pa.list_(pa.int64())),
         ("mark_rows", pa.list_(pa.int64())), ("mark_offsets", pa.list_(pa.int64())), ("seekable", pa.bool_()),
-    ],
-    metadata={b"version": CACHE_VERSION},
+    ]
 )  # fmt: skip
 
 

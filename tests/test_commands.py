@@ -26,6 +26,7 @@ from pipelines.digests import DIGEST_FIELDS, with_digests
 from pipelines.errors import FingerprintMismatch, TableError, VectormillError
 from pipelines.executor import InlineExecutor
 from pipelines.forecast import forecast
+from pipelines.formats.rows import columns_of
 from pipelines.lance_files import TableAddress
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import prepare
@@ -140,7 +141,7 @@ def test_verify_trusts_no_cached_counts(config):
     for path in (Path(config.corpus.uri)).iterdir():
         os.utime(path, (1_700_000_000, 1_700_000_000))
     forecast(config, Said())
-    cache = ShardCache(f"{config.table.side_folder}/shards.arrow", config.storage)
+    cache = ShardCache(f"{config.table.side_folder}/shards.arrow", config.storage, columns_of(config.corpus))
     cache.save([replace(shard, rows=10, breaks=()) for shard in cache.load().values()], 2**62)
     assert forecast(config, Said())["rows"] == 30
     assert doubts(config) == {}

@@ -2,7 +2,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from pipelines.checkpoint import UnitInTable, pending, read_checkpoint
-from pipelines.plan import BUNDLES_PER_SPAN, UNSEEKABLE, Shard, bundles, cut, missing_ranges, spans, split
+from pipelines.plan import BUNDLES_PER_SPAN, UNIT_BYTES, UNSEEKABLE, Shard, bundles, cut, missing_ranges, spans, split
 
 ranges = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
 
@@ -134,3 +134,15 @@ def test_overlapping_units_are_seen():
     (whole,) = cut(s, 20)
     state = read_checkpoint({s.id: s}, [in_table(whole), in_table(split(whole)[0])], 20)
     assert state.overlaps == 10
+
+
+def test_long_rows_make_small_units_and_small_bundles():
+    """A unit and a bundle hold about UNIT_BYTES of files at most: their memory does not follow the length of rows."""
+    long = Shard("a", 640 << 20, "mtime:1", "blake2b:1", "jsonl", 1000)
+    units = list(cut(long, 1000))
+    assert [u.rows for u in units] == [50] * 20
+    assert max(u.share for u in units) <= UNIT_BYTES
+    files = [u for n in range(64) for u in cut(Shard(f"{n}.txt", 10 << 20, "mtime:1", "x", "text:file", 1), 1000)]
+    assert {len(b) for b in bundles(files, 1000)} == {3, 1}
+    huge = Shard("a", 10 << 30, "mtime:1", "blake2b:1", "text:file", 1)
+    assert [u.rows for u in cut(huge, 1000)] == [1]

@@ -186,6 +186,16 @@ def test_counts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len(scanned) == 3
 
 
+def test_shards_are_checked_again_for_other_columns(tmp_path: Path) -> None:
+    """What was counted for one text column is not taken as checked for another."""
+    side = tmp_path / "side"
+    put(tmp_path / "data/a.csv", b"text,title\nx,y\n")
+    put(tmp_path / "data/b.csv", b"text\nx\n")
+    assert len(shards(corpus(tmp_path / "data"), side)) == 2
+    with pytest.raises(CorpusError, match=r"b\.csv has no column 'title'"):
+        shards(corpus(tmp_path / "data", text="title"), side)
+
+
 def test_empty_files_have_no_rows(tmp_path: Path) -> None:
     empty = pa.table({"text": pa.array([], pa.string())})
     for name in ("a.jsonl", "a.csv", "a.txt", "a.jsonl.gz", "a.arrow"):
@@ -233,13 +243,32 @@ def test_damaged_files(tmp_path: Path, name: str, damage: Callable[[Path], None]
 
 
 def test_a_record_longer_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.formats.lines.RECORD_BYTES_MAX", 3 << 20)
-    put(tmp_path / "a.jsonl", b'{"text": "x"}\n{"text": "' + b"x" * (5 << 20) + b'"}\n')
-    with pytest.raises(CorpusError, match=r"a\.jsonl: row 1 is longer than"):
-        corpus(tmp_path).scan(corpus(tmp_path).list()[0])
-    put(tmp_path / "b.txt", b"x" * (5 << 20))
-    with pytest.raises(CorpusError, match=r"b\.txt: is longer than"):
-        corpus(tmp_path / "b.txt", text_rows="file").scan(corpus(tmp_path / "b.txt").list()[0])
+    """It keeps its place, whatever the format; the rows around it are read. Blank lines of any length are no rows."""
+    for module in ("lines", "rows"):
+        monkeypatch.setattr(f"pipelines.formats.{module}.RECORD_BYTES_MAX", 3 << 20)
+    long, blank = b"x" * (5 << 20), b" " * (5 << 20)
+    contents = {
+        "a.jsonl": b'{"text": "a"}\n{"text": "' + long + b'"}\n' + blank + b'\n{"text": "c"}\n',
+        "a.jsonl.gz": gzip.compress(b'{"text": "a"}\n' + long + b'\n{"text": "c"}\n' + blank),
+        "a.csv": b'text\na\n"' + long.replace(b"xx", b"x\n") + b'"\nc\n',
+        "a.txt": b"a\n" + blank + long + b"\nc\n" + blank,
+    }
+    for name, content in contents.items():
+        got = read(corpus(put(tmp_path / name, content)), 2)
+        assert [(r["text"], r["_reason"]) for r in got] == [("a", None), (None, "too_long"), ("c", None)], name
+        assert got[1]["_detail"].startswith(f"{name} row 1: the record or its text is longer than")
+    named = put(tmp_path / "named.jsonl", b'{"text": "a", "id": "1"}\n{"id": "1", "text": "' + long + b'"}\n')
+    assert [(r["id"], r["_reason"]) for r in read(corpus(named, id="id"))] == [
+        ("1", None),
+        ("named.jsonl#1", "too_long"),
+    ]
+    (whole,) = read(corpus(put(tmp_path / "b.txt", long), text_rows="file"))
+    assert whole["_reason"] == "too_long"
+    pq.write_table(pa.table({"text": ["a", long.decode()], "id": ["1", "2"]}), tmp_path / "a.parquet")
+    got = read(corpus(tmp_path / "a.parquet", id="id"))
+    assert [(r["id"], r["_reason"]) for r in got] == [("1", None), ("2", "too_long")]
+    with pytest.raises(CorpusError, match=r"c\.csv: the header is not a UTF-8 CSV record"):
+        read(corpus(put(tmp_path / "c.csv", long + b"\n1\n")))
 
 
 def test_local_side_files_and_folders(tmp_path: Path) -> None:

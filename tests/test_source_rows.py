@@ -161,10 +161,14 @@ def test_later_shards_that_differ(tmp_path: Path) -> None:
     source = corpus(tmp_path, id="id", columns=("n",))
     triples = [(r["id"], r["text"], r["n"]) for r in read(source)]
     assert triples == [("1", "one", 1), ("2", "two", 2), ("3", "three", None)]
-    write("d.parquet", id=["4"], text=["four"], n=["secret"])
-    with pytest.raises(CorpusError, match=r"d\.parquet: column 'n' is string and .* fits the table's int64") as bad:
-        read(source)
-    assert "secret" not in str(bad.value)
+    write("d.parquet", id=["4", "5", "6"], text=["four", None, "six"], n=["secret", "secret", "6"])
+    got = read(source)[3:]
+    assert [(r["id"], r["n"], r["_reason"]) for r in got] == [
+        ("4", None, "bad_column"),
+        ("5", None, "no_text"),
+        ("6", 6, None),
+    ]
+    assert got[0]["_detail"] == "d.parquet row 0: the value of 'n' does not fit the table's int64"
     write("d.parquet", id=["4"], n=[1])
     with pytest.raises(CorpusError, match=r"d\.parquet has no column 'text'"):
         read(source)
@@ -198,3 +202,14 @@ def test_columns_that_cannot_be_ids_or_text(tmp_path: Path) -> None:
     ]:
         with pytest.raises(CorpusError, match=what):
             read(corpus(tmp_path, **fields))
+
+
+def test_a_unit_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a few kB that unpacks to 20 MB: refused before all of it is held, with the cure, which works."""
+    monkeypatch.setattr("pipelines.formats.rows.DECODED_BYTES_MAX", 4 << 20)
+    pq.write_table(pa.table({"text": ["x" * 100_000] * 200}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(CorpusError, match=r"more than 4 MiB once decoded.*--set run.rows_per_unit=(\d+)") as refused:
+        read(corpus(tmp_path), 200)
+    smaller = int(str(refused.value).partition("rows_per_unit=")[2].split()[0])
+    assert len(read(corpus(tmp_path), smaller)) == 200

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipelines.formats.files import ShardFile, breaks_of, overlap
+from pipelines.config import CorpusConfig
+from pipelines.formats.files import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
 from pipelines.plan import Shard, Unit
@@ -25,11 +26,11 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     try:
         with file.open() as stream:
             return carried_fields(_reader(stream).schema, wanted.corpus, file.path)
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 
-def scan(file: ShardFile, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     """Raises CorpusError, StorageError."""
     breaks: tuple[int, ...] = ()
     rows = 0
@@ -38,9 +39,11 @@ def scan(file: ShardFile, reader: str) -> Shard:
             with file.open() as stream:
                 options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
                 rows, breaks = breaks_of(batch.num_rows for batch in _batches(_reader(stream, options)))
-    except (pa.ArrowException, OSError) as bad:
+                if rows:
+                    check(_reader(stream).schema, corpus, file.path)
+    except BROKEN as bad:
         raise file.broken(bad) from bad
-    version = file.stamp if file.remote else file.digest()[0]
+    version = file.stamp if file.remote else file.digest()
     return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
 
 
@@ -48,7 +51,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             schema = _reader(stream).schema
-            names = check(schema, wanted, file.path)
+            names = check(schema, wanted.corpus, file.path)
             indices = [schema.get_field_index(name) for name in names]
             reader = _reader(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
             stop = 0
@@ -56,11 +59,12 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
                 start, stop = stop, stop + batch.num_rows
                 inside = overlap(units, start, stop)
                 if inside:
+                    batch.validate()  # the sizes of its buffers, on which every later check leans; pa.table hides them
                     table = pa.table(batch).select(names).slice(inside[0] - start, inside[1] - inside[0])
                     yield inside[0], from_arrow(table, wanted, file.path, {})
                 if stop >= units[-1].stop:
                     break
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
+from pipelines.formats import lines
 from pipelines.formats.files import RECORD_BYTES_MAX, ShardFile
-from pipelines.formats.lines import Framing, records, stretches
-from pipelines.formats.rows import Piece, Wanted
+from pipelines.formats.lines import Framing, Raw, records, stretches
+from pipelines.formats.rows import TOO_LONG, Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
-from pipelines.plan import Unit
+from pipelines.plan import Shard, Unit
 
 QUOTE, NEWLINE = 34, 10
 STRAY = (
@@ -75,15 +76,28 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     return carried_fields(_schema(names), wanted.corpus, file.path) if names else None
 
 
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+    """As `lines.scan`, and that the header has the columns it must have. Raises CorpusError, StorageError."""
+    names: list[str] = []
+    shard = lines.scan(file, framing(corpus), reader, lambda raw: names.extend(_names(raw, file, corpus)))
+    if shard.rows:
+        check(_schema(names), corpus, file.path)
+    return shard
+
+
 def header(file: ShardFile, corpus: CorpusConfig) -> list[str]:
     """The names in a file's header, none for an empty file. Raises CorpusError."""
     for _, found, _ in records(file, framing(corpus)):
         if found:
-            names = _fields(found[0], corpus.csv_delimiter)
-            if names is None:
-                raise file.error("the header is not a UTF-8 CSV record")
-            return names
+            return _names(found[0], file, corpus)
     return []
+
+
+def _names(raw: Raw, file: ShardFile, corpus: CorpusConfig) -> list[str]:
+    names = None if raw is None else _fields(raw, corpus.csv_delimiter)
+    if names is None:
+        raise file.error("the header is not a UTF-8 CSV record; rows must end with a newline, or CR and newline")
+    return names
 
 
 def _schema(names: Sequence[str]) -> pa.Schema:
@@ -101,16 +115,16 @@ def _fields(record: bytes, delimiter: str) -> list[str] | None:
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
     corpus = wanted.corpus
     names = header(file, corpus)
-    here = check(_schema(names), wanted, file.path)
+    here = check(_schema(names), corpus, file.path)
     places = [names.index(name) for name in here]
     for row, found in stretches(file, units, framing(corpus)):
         notes: dict[int, str] = {}
         taken: list[list[str | None]] = []
         for i, record in enumerate(found):
-            fields = _fields(record, corpus.csv_delimiter)
+            fields = None if record is None else _fields(record, corpus.csv_delimiter)
             if fields is None or len(fields) != len(names):
                 wrong = "not a CSV record in UTF-8" if fields is None else f"{len(fields)} fields, not {len(names)}"
-                notes[i] = wrong
+                notes[i] = TOO_LONG if record is None else wrong
                 taken.append([None] * len(here))
             else:
                 taken.append([fields[place] for place in places])

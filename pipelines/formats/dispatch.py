@@ -33,20 +33,24 @@ def columns(kind: str, file: ShardFile, wanted: Wanted) -> pa.Schema | None:
 
 
 def scan(kind: str, file: ShardFile, corpus: CorpusConfig) -> Shard:
-    """Row count and identity. Raises CorpusError, StorageError."""
+    """Row count and identity, after checking that the columns are there which every shard must have.
+
+    Raises CorpusError, StorageError."""
     reader = reader_of(kind, corpus)
     match kind:
         case "parquet":
-            return parquet.scan(file, reader)
+            return parquet.scan(file, corpus, reader)
         case "arrow":
-            return arrow.scan(file, reader)
+            return arrow.scan(file, corpus, reader)
         case "lance":
             from pipelines.formats import lance
 
-            return lance.scan(file, reader)
+            return lance.scan(file, corpus, reader)
         case "text" if corpus.text_rows == "file":
             return lines.file_scan(file, reader)
-    return lines.scan(file, delimited.framing(corpus) if kind == "csv" else lines.LINES, reader)
+        case "csv":
+            return delimited.scan(file, corpus, reader)
+    return lines.scan(file, lines.LINES, reader)
 
 
 def pieces(kind: str, file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ from pipelines.storage import explain, filesystem_for, is_s3
 
 BLOCK_BYTES = 1 << 20  # also the distance between two marks
 S3_READAHEAD_BYTES = 8 << 20  # a request for each block would wait for the network 8 times as often
-RECORD_BYTES_MAX = 256 << 20
+RECORD_BYTES_MAX = 32 << 20  # of a row; a longer one is recorded as too_long. Each copy on the way takes as much
 
 EXTENSIONS = {
     ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text", ".md": "text",
@@ -23,6 +23,7 @@ EXTENSIONS = {
 }  # fmt: skip
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 OTHER_COMPRESSIONS = {".bz2", ".xz", ".lz4", ".zip", ".br", ".snappy", ".7z", ".tgz", ".tar", ".z", ".lzo", ".rar"}
+BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)  # what a damaged file raises; the last over a column's name
 STREAMED = ("jsonl", "csv", "text")
 
 
@@ -101,13 +102,12 @@ class ShardFile:
         except OSError as bad:
             raise self.broken(bad) from bad
 
-    def digest(self) -> tuple[str, int]:
-        """(`blake2b:...` of the unpacked content, its length in bytes). Raises CorpusError, StorageError."""
-        digest, size = hashlib.blake2b(digest_size=16), 0
+    def digest(self) -> str:
+        """`blake2b:...` of the unpacked content. Raises CorpusError, StorageError."""
+        digest = hashlib.blake2b(digest_size=16)
         for block in self.blocks():
             digest.update(block)
-            size += len(block)
-        return f"blake2b:{digest.hexdigest()}", size
+        return f"blake2b:{digest.hexdigest()}"
 
     def broken(self, error: BaseException) -> VectormillError:
         """The error to raise for a file whose content cannot be understood, or that the store does not give."""

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.formats.files import ShardFile
-from pipelines.formats.lines import LINES, records, stretches
-from pipelines.formats.rows import Piece, Wanted, fill_template
+from pipelines.formats.lines import LINES, Raw, records, stretches
+from pipelines.formats.rows import TOO_LONG, Piece, Wanted, fill_template, reason_of
 from pipelines.formats.typed import require, roles
 from pipelines.plan import Unit
 
@@ -30,7 +30,7 @@ Record = dict[str, Any] | None
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     """The carried columns' types from the first rows; None for a file without rows. Raises CorpusError."""
-    found: list[bytes] = []
+    found: list[Raw] = []
     for _, some, _ in records(file, LINES):
         found.extend(some)
         if len(found) >= INFERRED_ROWS:
@@ -60,12 +60,16 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
         yield row, decode(*parse(found, wanted), wanted)
 
 
-def parse(found: list[bytes], wanted: Wanted) -> tuple[list[Record], dict[int, str]]:
+def parse(found: list[Raw], wanted: Wanted) -> tuple[list[Record], dict[int, str]]:
     """(records, why those that are None cannot be decoded, by position)."""
     parsed: list[Record] = []
     notes: dict[int, str] = {}
     for i, raw in enumerate(found):
         record, why = None, None
+        if raw is None:
+            parsed.append(None)
+            notes[i] = TOO_LONG
+            continue
         try:
             record = json.loads(raw.decode())
             if not isinstance(record, dict):
@@ -101,7 +105,7 @@ def decode(parsed: list[Record], notes: dict[int, str], wanted: Wanted) -> pa.Ta
             reasons[i], why[i] = "bad_column", f"the value of {field.name!r} does not fit the table's {field.type}"
     texts = _texts(rows, wanted, reasons)
     ids = [_id(row.get(corpus.id)) for row in rows] if corpus.id else [None] * len(rows)
-    reasons.update(dict.fromkeys(notes, "undecodable"))
+    reasons.update({i: reason_of(note) for i, note in notes.items()})
     why.update(notes)
     reason = pa.array([reasons.get(i) for i in range(len(rows))] if reasons else [None] * len(rows), pa.string())
     note = pa.array([why.get(i) for i in range(len(rows))] if why else [None] * len(rows), pa.string())

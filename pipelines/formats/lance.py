@@ -9,7 +9,7 @@ from functools import lru_cache
 import lance
 import pyarrow as pa
 
-from pipelines.config import StorageConfig
+from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError
 from pipelines.formats.files import ShardFile, overlap
 from pipelines.formats.rows import Piece, Wanted
@@ -62,10 +62,13 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
     return carried_fields(_fragment(file).schema, wanted.corpus, file.path)
 
 
-def scan(file: ShardFile, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     """Raises CorpusError, StorageError."""
     try:
-        rows = _fragment(file).count_rows()
+        fragment = _fragment(file)
+        rows = fragment.count_rows()
+        if rows:
+            check(fragment.schema, corpus, file.path)
     except (OSError, ValueError) as bad:
         raise file.broken(bad) from bad
     return Shard(file.path, file.size, file.stamp, file.stamp, reader, rows)
@@ -74,7 +77,7 @@ def scan(file: ShardFile, reader: str) -> Shard:
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
     try:
         fragment = _fragment(file)
-        names = check(fragment.schema, wanted, file.path)
+        names = check(fragment.schema, wanted.corpus, file.path)
         at, stop = units[0].start, units[-1].stop
         scanner = fragment.scanner(columns=names, batch_size=BATCH_ROWS, offset=at, limit=stop - at)
         for batch in scanner.to_batches():

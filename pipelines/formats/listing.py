@@ -6,6 +6,7 @@ itself, the folder of a single file, or the last folder before a glob's first wi
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from pipelines.storage import Found, explain, head, is_s3, list_s3, local_path
 
 HIDDEN = (".", "_")
 WILDCARDS = re.compile(r"[*?\[]")
+LINKS_MAX = 4  # one below the other: twelve folders that link to one another have 12! ways through them
 Components = tuple[re.Pattern[str] | None, ...]  # None stands for `**`
 
 
@@ -47,6 +49,8 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
         fixed = where[: WILDCARDS.search(where).start()].rpartition("/")[0]  # type: ignore[union-attr]
         return Place(fixed or "/", pattern=where[len(fixed) + 1 :])
     if not is_s3(uri) and not os.path.isdir(where):
+        if os.path.exists(where):
+            raise CorpusError(f"corpus.uri: {where} {_NO_FILE}")
         raise CorpusError(f"corpus.uri: there is nothing at {where}; check the path")
     return Place(where.rstrip("/") or "/")
 
@@ -71,9 +75,9 @@ def find(place: Place, storage: StorageConfig) -> Iterator[Found]:
 
 
 def _walk(root: str, components: Components | None) -> Iterator[Found]:
-    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    pending: list[tuple[str, str, frozenset[tuple[int, int]], int]] = [(root, "", frozenset(), 0)]
     while pending:
-        folder, below, ancestors = pending.pop()
+        folder, below, ancestors, links = pending.pop()
         try:
             status = os.stat(folder)
             here = (status.st_dev, status.st_ino)
@@ -84,21 +88,44 @@ def _walk(root: str, components: Components | None) -> Iterator[Found]:
                     if entry.name.startswith(HIDDEN):
                         continue
                     path = below + entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry, path):
                         if components is None or _matches(path.split("/"), components, leads=True):
-                            pending.append((entry.path, path + "/", ancestors | {here}))
+                            through = links + entry.is_symlink()
+                            _check_links(through, path)
+                            pending.append((entry.path, path + "/", ancestors | {here}, through))
                     elif components is None or _matches(path.split("/"), components):
-                        yield from _file(entry, path)
+                        yield _file(entry, path)
         except OSError as bad:
             raise explain(bad, folder) from bad
 
 
-def _file(entry: os.DirEntry[str], path: str) -> Iterator[Found]:
+def _check_links(links: int, path: str) -> None:
+    if links > LINKS_MAX:
+        raise CorpusError(
+            f"{path}: {links} links to folders lie one below the other, so the same files would be found on many ways; "
+            "take links out of the corpus, or point corpus.uri below them"
+        )
+
+
+def _is_folder(entry: os.DirEntry[str], path: str) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as bad:
+        if bad.errno == errno.ELOOP:
+            raise CorpusError(f"{path} {_NO_TARGET}") from None
+        raise
+
+
+_NO_TARGET = "is a link to nothing; mend it or take it out of the corpus"
+_NO_FILE = "is neither a file nor a folder but a pipe, a socket or a device; take it out of the corpus"
+
+
+def _file(entry: os.DirEntry[str], path: str) -> Found:
     if entry.is_file():
         status = entry.stat()
-        yield path, status.st_size, f"mtime:{status.st_mtime_ns}"
-    elif entry.is_symlink():
-        raise CorpusError(f"{path} is a link to nothing; mend it or take it out of the corpus")
+        return path, status.st_size, f"mtime:{status.st_mtime_ns}"
+    dangling = entry.is_symlink() and not os.path.exists(entry.path)
+    raise CorpusError(f"{path} {_NO_TARGET if dangling else _NO_FILE}")
 
 
 def _compiled(pattern: str) -> Components:
@@ -141,6 +168,8 @@ def choose(found: Iterable[Found], place: Place, corpus: CorpusConfig) -> list[L
             path.encode()
         except UnicodeEncodeError:
             raise CorpusError(f"{path!r}: the file name is not valid UTF-8; rename the file") from None
+        if "" in path.split("/"):  # Arrow's file systems know no such path
+            raise CorpusError(f"{path!r}: the key has an empty part (`//`, or a `/` too many); rename the object")
         kind = format_of(path)
         counts[kind, extension(path)] += 1
         named = place.name is not None or place.pattern is not None

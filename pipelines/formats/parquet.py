@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.formats.files import ShardFile, breaks_of, overlap
+from pipelines.config import CorpusConfig
+from pipelines.formats.files import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
 from pipelines.plan import Shard, Unit
@@ -19,20 +20,22 @@ BATCH_ROWS = 32_768
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
-    return carried_fields(_footer(file)[0].schema.to_arrow_schema(), wanted.corpus, file.path)
+    return carried_fields(_footer(file)[1], wanted.corpus, file.path)
 
 
-def scan(file: ShardFile, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     """Raises CorpusError, StorageError."""
-    metadata, raw = _footer(file)
+    metadata, schema, raw = _footer(file)
+    if metadata.num_rows:
+        check(schema, corpus, file.path)
     groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     rows, breaks = breaks_of(groups)
     version = file.stamp if file.remote else f"footer:{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
     return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
 
 
-def _footer(file: ShardFile) -> tuple[pq.FileMetaData, bytes]:
-    """The parsed footer and its bytes, by one or two small reads from the end."""
+def _footer(file: ShardFile) -> tuple[pq.FileMetaData, pa.Schema, bytes]:
+    """The parsed footer, the schema in it, and its bytes, by one or two small reads from the end."""
     try:
         with file.open() as stream:
             size = stream.size()
@@ -40,8 +43,9 @@ def _footer(file: ShardFile) -> tuple[pq.FileMetaData, bytes]:
             need = 8 + int.from_bytes(tail[-8:-4], "little")
             if tail[-4:] == b"PAR1" and len(tail) < need <= size:
                 tail = stream.read_at(need, size - need)
-            return pq.read_metadata(pa.BufferReader(tail)), tail[-need:]
-    except (pa.ArrowException, OSError) as bad:
+            metadata = pq.read_metadata(pa.BufferReader(tail))
+            return metadata, metadata.schema.to_arrow_schema(), tail[-need:]
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 
@@ -49,7 +53,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             parquet = pq.ParquetFile(stream, pre_buffer=file.remote, page_checksum_verification=True)
-            names = check(parquet.schema_arrow, wanted, file.path)
+            names = check(parquet.schema_arrow, wanted.corpus, file.path)
             stop = 0
             for group in range(parquet.num_row_groups):
                 start, stop = stop, stop + parquet.metadata.row_group(group).num_rows
@@ -64,7 +68,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
                     if at + batch.num_rows > inside[0]:
                         yield at, from_arrow(pa.table(batch).select(names), wanted, file.path, {})
                     at += batch.num_rows
-    except (pa.ArrowException, OSError) as bad:
+    except BROKEN as bad:
         raise file.broken(bad) from bad
 
 

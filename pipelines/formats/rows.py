@@ -17,11 +17,20 @@ import pyarrow.compute as pc
 
 from pipelines.config import CorpusConfig
 from pipelines.errors import CorpusError
+from pipelines.formats.files import RECORD_BYTES_MAX
 from pipelines.plan import Unit
 from pipelines.schema import REASONS, row_schema
 
+DECODED_BYTES_MAX = 1 << 30  # of a unit: a small file may unpack to anything
+TOO_LONG = REASONS["too_long"]  # the note of a row whose record was too long to be held
 Piece = tuple[int, pa.Table]
 Texts = list[str | None]
+
+
+def columns_of(corpus: CorpusConfig) -> tuple[str, ...]:
+    """The columns that a job names, in order of first use."""
+    own = (corpus.id,) if corpus.id else ()
+    return tuple(dict.fromkeys((*own, *corpus.text_columns, *corpus.columns)))
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,7 @@ class Wanted:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns a reader has to read, in order of first use."""
-        own = (self.corpus.id,) if self.corpus.id else ()
-        return tuple(dict.fromkeys((*own, *self.corpus.text_columns, *self.carried.names)))
+        return columns_of(self.corpus)
 
     @cached_property
     def decoded(self) -> pa.Schema:
@@ -46,6 +54,11 @@ class Wanted:
     def template(self) -> tuple[tuple[str, str | None], ...]:
         """(literal text, column after it) pairs."""
         return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(self.corpus.text))
+
+
+def reason_of(note: str) -> str:
+    """The reason that belongs to what a decoder noted of a record it gave up."""
+    return "too_long" if note == TOO_LONG else "undecodable"
 
 
 def fill_template(wanted: Wanted, columns: dict[str, list[object]], rows: int) -> tuple[Texts, Texts]:
@@ -70,7 +83,7 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
     stream = iter(pieces)
     first, table = 0, wanted.decoded.empty_table()
     for unit in units:
-        parts, need = [], unit.start
+        parts, need, held = [], unit.start, 0
         while need < unit.stop:
             if need >= first + table.num_rows:
                 first, table = next(stream, (unit.stop, wanted.decoded.empty_table()))
@@ -80,6 +93,8 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             part = table.slice(need - first, unit.stop - need)
             parts.append(part)
             need += part.num_rows
+            if (held := held + part.nbytes) > DECODED_BYTES_MAX and unit.rows > 1:
+                raise CorpusError(_too_much(unit, need - unit.start, held))
         if need != unit.stop:
             raise CorpusError(
                 f"{unit.path} has only {need:,} rows where at least {unit.stop:,} were counted: it changed while the "
@@ -87,6 +102,14 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             )
         decoded = pa.concat_tables(parts) if parts else wanted.decoded.empty_table()
         yield finish(unit, decoded, wanted)
+
+
+def _too_much(unit: Unit, rows: int, held: int) -> str:
+    fewer = max(1, rows * DECODED_BYTES_MAX // held // 2)
+    return (
+        f"{unit.path}: {rows:,} rows in a row take more than {DECODED_BYTES_MAX >> 20:,} MiB once decoded, too much "
+        f"for a unit; run again with --set run.rows_per_unit={fewer} (the table may stay), or carry fewer columns"
+    )
 
 
 def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
@@ -97,12 +120,16 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     ids, reason = decoded["id"], decoded["_reason"]
     text = decoded["text"]
     blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
-    reason = pc.coalesce(reason, _where(blank, "empty_text"), _where(pc.is_null(text), "no_text"))
+    too_long = pc.greater(pc.binary_length(text), RECORD_BYTES_MAX)  # of formats that hold it in a column
+    reason = pc.coalesce(
+        reason, _where(too_long, "too_long"), _where(blank, "empty_text"), _where(pc.is_null(text), "no_text")
+    )
     if wanted.corpus.id is None:
         ids = own_ids
     else:
         settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), _duplicates(ids), reason)
-        reason = pc.if_else(pc.fill_null(pc.equal(reason, "undecodable"), False), reason, settled)
+        unread = pc.is_in(reason, pa.array(["undecodable", "too_long"]))  # whatever its id would have been
+        reason = pc.if_else(unread, reason, settled)
         ids = pc.coalesce(ids, own_ids)
     if reason.null_count != unit.rows:
         text = pc.if_else(pc.is_null(reason), text, pa.scalar(None, pa.string()))

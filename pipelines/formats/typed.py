@@ -5,21 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from pipelines.config import CorpusConfig
 from pipelines.errors import CorpusError
-from pipelines.formats.rows import Wanted, fill_template
-
-
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type a column of `kind` has once decoded: views, large strings and dictionaries become their plain form."""
-    if pt.is_dictionary(kind):
-        return plain(kind.value_type)
-    if pt.is_string_view(kind) or pt.is_large_string(kind):
-        return pa.string()
-    return pa.binary() if pt.is_binary_view(kind) else kind
+from pipelines.formats.kinds import can_be_stored, fit, plain
+from pipelines.formats.rows import Wanted, columns_of, fill_template, reason_of
 
 
 def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
@@ -29,7 +23,14 @@ def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Sch
     for role, name in roles(corpus):
         require(role, name, schema.names, path)
     _check_id_and_text(schema, corpus, path)
-    return pa.schema([pa.field(name, plain(schema.field(name).type)) for name in corpus.columns])
+    fields = [pa.field(name, plain(schema.field(name).type)) for name in corpus.columns]
+    for field in fields:
+        if not can_be_stored(field.type):
+            raise CorpusError(
+                f"{path}: the carried column {field.name!r} is {field.type}, which a Lance table cannot hold; convert "
+                "it, or leave it out of corpus.columns"
+            )
+    return pa.schema(fields)
 
 
 def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
@@ -68,45 +69,90 @@ def _check_id_and_text(schema: pa.Schema, corpus: CorpusConfig, path: str) -> No
             raise CorpusError(f"{path}: the text column {name!r} is {kind}, not a string; {advice}")
 
 
-def check(schema: pa.Schema, wanted: Wanted, path: str) -> list[str]:
-    """Which wanted columns a later shard has: carried ones may be missing (read as nulls), id and text not.
+def check(schema: pa.Schema, corpus: CorpusConfig, path: str) -> list[str]:
+    """Which of the job's columns a shard has: carried ones may be missing (read as nulls), id and text not.
 
     Raises CorpusError."""
-    corpus = wanted.corpus
     here = [name for name in corpus.columns if name in schema.names]
     carried_fields(schema, corpus.model_copy(update={"columns": tuple(here)}), path)
-    return [name for name in wanted.columns if name in schema.names]
+    return [name for name in columns_of(corpus) if name in schema.names]
 
 
 def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, str]) -> pa.Table:
     """The decoded form of a table that has been checked. notes: why rows are undecodable, by position in the table.
 
-    Raises CorpusError when a carried column cannot be cast to its type without loss."""
+    A value that does not fit the type of its carried column makes its row a bad one. Raises pa.ArrowInvalid for data
+    that breaks Arrow's own rules, as a damaged file may hold."""
     corpus, rows = wanted.corpus, table.num_rows
     bad = dict(notes)
-    columns = {name: _decoded(table[name]) for name in table.column_names}
-    for name, column in columns.items():
-        if pt.is_string(column.type):
-            columns[name] = _valid(column, name, bad)
-    ids = _cast(columns[corpus.id], pa.string(), corpus.id, path) if corpus.id else pa.nulls(rows, pa.string())
-    carried = [
-        _cast(columns[f.name], f.type, f.name, path) if f.name in columns else pa.nulls(rows, f.type)
-        for f in wanted.carried
-    ]
-    reasons: list[str | None] | None = None
+    columns = {name: _sound(table[name], name, bad) for name in table.column_names}
+    reasons: dict[int, str] = {}
+    why: dict[int, str] = {}
+    ids = columns[corpus.id].cast(pa.string()) if corpus.id else pa.nulls(rows, pa.string())
+    carried = []
+    for field in wanted.carried:
+        fitted, misfits = fit(columns.get(field.name, pa.chunked_array([pa.nulls(rows)])), field.type)
+        carried.append(fitted)
+        for i in misfits:
+            reasons[i], why[i] = "bad_column", f"the value of {field.name!r} does not fit the table's {field.type}"
     if corpus.is_template:
-        texts, reasons = fill_template(wanted, {n: _values(columns[n]) for n in corpus.text_columns}, rows)
+        texts, found = fill_template(wanted, {n: _values(columns[n]) for n in corpus.text_columns}, rows)
         text = pa.array(texts, pa.string())
+        reasons.update({i: reason for i, reason in enumerate(found) if reason})
     else:
-        text = _cast(columns[corpus.text], pa.string(), corpus.text, path)
+        text = columns[corpus.text].cast(pa.string())
+        if reasons:
+            reasons.update(dict.fromkeys(np.flatnonzero(text.is_null().to_numpy()).tolist(), "no_text"))
     if bad:
-        reasons = ["undecodable" if i in bad else why for i, why in enumerate(reasons or [None] * rows)]
-        note = pa.array([bad.get(i) for i in range(rows)], pa.string())
+        reasons.update({i: reason_of(note) for i, note in bad.items()})
+        why.update(bad)
         ids = pa.array([None if i in bad else one for i, one in enumerate(ids.to_pylist())], pa.string())
-    else:
-        note = pa.nulls(rows, pa.string())
-    reason = pa.array(reasons, pa.string()) if reasons else pa.nulls(rows, pa.string())
-    return pa.Table.from_arrays([ids, *carried, text, reason, note], schema=wanted.decoded)
+    return pa.Table.from_arrays(
+        [ids, *carried, text, _sparse(reasons, rows), _sparse(why, rows)], schema=wanted.decoded
+    )
+
+
+def _sparse(values: dict[int, str], rows: int) -> pa.Array:
+    return pa.array([values.get(i) for i in range(rows)], pa.string()) if values else pa.nulls(rows, pa.string())
+
+
+def _sound(column: pa.ChunkedArray, name: str, bad: dict[int, str]) -> pa.ChunkedArray:
+    """The column in its plain type, without strings that are not UTF-8 (files can hold them, Arrow does not look): null
+    in their place, and their positions in `bad`. Everything else that is not valid raises pa.ArrowInvalid, and nothing
+    is read before it is known to be valid: offsets of a damaged file may point anywhere."""
+    try:
+        column.validate(full=True)
+        return _decoded(column)
+    except pa.ArrowInvalid:
+        kind = column.type
+        if pt.is_dictionary(kind):
+            for chunk in column.chunks:
+                chunk.indices.validate(full=True)
+                found = pc.min_max(chunk.indices).as_py()
+                if found["min"] is not None and not 0 <= found["min"] <= found["max"] < len(chunk.dictionary):
+                    raise
+                _bytes_of(chunk.dictionary).validate(full=True)
+            column = pa.chunked_array([c.dictionary_decode() for c in column.chunks], kind.value_type)
+        elif plain(kind) != pa.string():
+            raise
+    raw = _bytes_of(column)
+    raw.validate(full=True)
+    kept: list[str | None] = []
+    for row, value in enumerate(raw.to_pylist()):
+        try:
+            kept.append(None if value is None else value.decode())
+        except UnicodeDecodeError:
+            kept.append(None)
+            bad[row] = f"invalid UTF-8 in column {name!r}"
+    return pa.chunked_array([pa.array(kept, pa.string())])
+
+
+def _bytes_of(strings: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if plain(strings.type) != pa.string():
+        raise pa.ArrowInvalid(f"a dictionary of {strings.type} is not valid")
+    if pt.is_string_view(strings.type):
+        return strings.cast(pa.binary_view())
+    return strings.cast(pa.large_binary() if pt.is_large_string(strings.type) else pa.binary())
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -117,41 +163,14 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if target == column.type else column.cast(target)
 
 
-def _valid(column: pa.ChunkedArray, name: str, bad: dict[int, str]) -> pa.ChunkedArray:
-    """The column without values that are not UTF-8 (files can hold them, Arrow does not look); adds them to `bad`."""
-    try:
-        column.validate(full=True)
-        return column
-    except pa.ArrowInvalid:
-        pass
-    kept: list[str | None] = []
-    for row, raw in enumerate(column.cast(pa.binary()).to_pylist()):
-        try:
-            kept.append(None if raw is None else raw.decode())
-        except UnicodeDecodeError:
-            kept.append(None)
-            bad[row] = f"invalid UTF-8 in column {name!r}"
-    return pa.chunked_array([pa.array(kept, pa.string())])
-
-
-def _cast(column: pa.ChunkedArray, target: pa.DataType, name: str, path: str) -> pa.ChunkedArray:
-    if column.type == target:
-        return column
-    try:
-        return column.cast(target)
-    except pa.ArrowException:
-        # Arrow's message quotes the value, which is content.
-        raise CorpusError(
-            f"{path}: column {name!r} is {column.type} and not all of it fits the table's {target}; convert the shard, "
-            "or leave the column out of corpus.columns"
-        ) from None
-
-
 def _values(column: pa.ChunkedArray) -> list[object]:
     kind = column.type
     if pt.is_timestamp(kind) and kind.unit == "ns":
         column = column.cast(pa.timestamp("us", kind.tz), safe=False)  # Python has no nanoseconds
     elif kind in (pa.time64("ns"), pa.duration("ns")):
         column = column.cast(pa.time64("us") if kind == pa.time64("ns") else pa.duration("us"), safe=False)
-    values: list[object] = column.to_pylist()
+    try:
+        values: list[object] = column.to_pylist()
+    except (OverflowError, ValueError):  # times beyond Python's, such as the year 10000, or of an unknown zone
+        values = column.cast(pa.int64()).to_pylist()
     return values
