@@ -30,11 +30,12 @@ KINDS = frozenset({
 })  # fmt: skip
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "expect", "content-length", "te", "trailer"})
 TRICKLES = 20  # pieces of a slow read
-ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message></Error>'
+ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message>{}</Error>'
 ANSWERS = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "expired-credentials": (400, "ExpiredToken", "The provided token has expired."),  # the status that S3 gives
+    "wrong-credentials": (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist."),
 }
 FAULTS = {
     **dict.fromkeys(ANSWERS, "an error in the store's place; nothing reaches it"),
@@ -166,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("hang", "drop"):
             self._close()
         elif fault in ANSWERS:
-            self._error(ANSWERS[fault], rule.status if rule else None)
+            self._error(fault, rule.status if rule else None)
         else:
             try:
                 response, content = self._forwarded(body, without_condition=fault == "ignore-if-none-match")
@@ -176,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "lost-answer":
                 self._close()
             elif fault == "lost-answer-500":
-                self._error(ANSWERS["500"], None)
+                self._error("500", None)
             else:
                 self._answer(response, content, fault, rule.seconds if rule else 0)
 
@@ -237,9 +238,15 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(content)
 
-    def _error(self, answer: tuple[int, str, str], status: int | None) -> None:
-        content = b"" if self.command == "HEAD" else ERROR.format(answer[1], answer[2]).encode()
-        self.send_response_only(status or answer[0])
+    def _error(self, fault: str, status: int | None) -> None:
+        usual, code, message = ANSWERS[fault]
+        told = ""
+        if fault.endswith("credentials"):  # as S3 does: its answers quote the access key and the session token
+            key = re.sub(".*Credential=|/.*", "", self.headers.get("Authorization", ""))
+            token = self.headers.get("X-Amz-Security-Token", "")
+            told = f"<AWSAccessKeyId>{key}</AWSAccessKeyId><Token-0>{token}</Token-0>"
+        content = b"" if self.command == "HEAD" else ERROR.format(code, message, told).encode()
+        self.send_response_only(status or usual)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
