@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError, ReadTimeoutError
+from fault_proxy import FaultProxy, Rule
 
 from pipelines.config import StorageConfig
 from pipelines.storage import filesystem_for, lance_options
-from tests.fault_proxy import FaultProxy, Rule
 
 CONTENT = bytes(range(256)) * 40
 
