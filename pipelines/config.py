@@ -10,16 +10,27 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import string
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.spec import ModelError, ModelSpec
 from pipelines.errors import ConfigError
 
+HOLDS_CREDENTIALS = "holds credentials, which would be stored with each run; leave them to the AWS chain"
+
+
+def _without_credentials(address: str) -> str:
+    if re.search(r"://([^/@]*|[^/@:]+:(?!\d+(/|$))[^@]*)@", address):  # a secret key may have slashes
+        raise ValueError(HOLDS_CREDENTIALS)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_without_credentials)]
 Format = Literal["auto", "parquet", "jsonl", "csv", "text", "arrow", "lance"]
 
 
@@ -36,7 +47,7 @@ def _cannot_name_a_column(name: str) -> bool:
 
 
 class CorpusConfig(Section):
-    uri: str
+    uri: Address
     """File, folder, glob (`*`, `**`) or prefix; a local path or `s3://bucket/prefix`. Relative local paths start
     at the folder the command runs in."""
     format: Format = "auto"
@@ -154,7 +165,7 @@ class ModelConfig(Section):
 
 
 class TableConfig(Section):
-    uri: str
+    uri: Address
     """LanceDB folder, local or `s3://`."""
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")
     """Table name; the table is `<uri>/<name>.lance`, run records and caches are in `<uri>/<name>.vectormill/`."""
@@ -178,7 +189,9 @@ def _environment(*names: str) -> str | None:
 
 
 class StorageConfig(Section):
-    endpoint_url: str | None = Field(default_factory=lambda: _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    endpoint_url: Address | None = Field(
+        default_factory=lambda: _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), validate_default=True
+    )
     """Any S3-compatible store, such as `http://127.0.0.1:9000`. Absent: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or
     AWS itself."""
     region: str | None = Field(default_factory=lambda: _environment("AWS_REGION", "AWS_DEFAULT_REGION"))
@@ -316,7 +329,7 @@ def _explain(error: Any) -> str:
     if error["type"] == "missing":
         return f"{where}: is required"
     message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
+    given = error.get("input") if message != HOLDS_CREDENTIALS else {}
     shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
     return f"{where}: {message}{shown}"
 

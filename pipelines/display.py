@@ -5,6 +5,7 @@ Everything goes to stderr; stdout is for results (`--json`)."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -22,9 +23,11 @@ from rich.text import Text
 
 from actors.spec import ModelError
 from pipelines.errors import ConfigError, CorpusError, TableError
+from pipelines.faults import log as retries
 from pipelines.metrics import RunMetrics
 
 SECONDS_BETWEEN_LINES = 30.0
+MOST_RETRIES_SAID = 50
 PLAIN_MISTAKES = (ConfigError, CorpusError, TableError, ModelError)  # what the engine wrote explains none of these
 
 
@@ -77,7 +80,7 @@ class Display:
         terminal, old_file = [os.dup(1), os.dup(2)], self._console.file
         _flush()
         self._console.file = os.fdopen(os.dup(2), "w", buffering=1)
-        with tempfile.TemporaryFile("w+b") as log:
+        with tempfile.TemporaryFile("w+b") as log, _said(self):
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             try:
@@ -98,6 +101,32 @@ class Display:
                 for number, descriptor in enumerate(terminal, 1):
                     os.dup2(descriptor, number)
                     os.close(descriptor)
+
+
+class _Retries(logging.Handler):
+    """Says what is tried again, up to a bound: a store that fails for an hour must not fill a disk with lines."""
+
+    def __init__(self, display: Display):
+        super().__init__()
+        self._display = display
+        self._said = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said += 1
+        if self._said <= MOST_RETRIES_SAID:
+            self._display.say(record.getMessage())
+        if self._said == MOST_RETRIES_SAID:
+            self._display.say("retry: further ones are not said; the run record counts those of the workers")
+
+
+@contextlib.contextmanager
+def _said(display: Display) -> Iterator[None]:
+    handler = _Retries(display)
+    retries.addHandler(handler)
+    try:
+        yield
+    finally:
+        retries.removeHandler(handler)
 
 
 def _kept(log: IO[bytes]) -> str | None:

@@ -20,9 +20,10 @@ from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.errors import Incomplete, VectormillError
-from pipelines.executor import Executor, Parcel, Stage
+from pipelines.executor import Executor, InlineExecutor, Parcel, Stage
+from pipelines.faults import log
 from pipelines.lance_table import LanceTable
-from pipelines.metrics import RunMetrics
+from pipelines.metrics import RETRY, RunMetrics
 from pipelines.plan import Bundle, Unit, bundles, spans, waves
 from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas, uses_gpu
 from pipelines.retries import Retries
@@ -162,11 +163,20 @@ class EmbedRun:
         for parcel in with_ticks(stream, committer.seconds_until_due):
             if parcel is not None and parcel.failure is None and committer.offer(parcel):
                 self.metrics.received(parcel)
+                self._say_retries(parcel)
             if committer.seconds_until_due() == 0:
                 self._commit(committer)
             if parcel is not None:
                 yield parcel
         self._commit(committer)
+
+    def _say_retries(self, receipt: Parcel) -> None:
+        """What workers of an engine tried again is in their own logs; here a line for each receipt."""
+        if isinstance(self.executor, InlineExecutor):
+            return  # it was said in this process
+        for name, times in receipt.counts.items():
+            if name.startswith(RETRY):
+                log.warning("retry: %s: %s; tried again %d time(s)", receipt.bundle[0], name.removeprefix(RETRY), times)
 
     def _stages(self, careful: bool) -> list[Stage]:
         """`careful`: one bundle at a time everywhere, so that one that kills its process is alone to blame."""

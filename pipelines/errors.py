@@ -4,6 +4,8 @@
     ├── ConfigError              the job file or an override is wrong; exit code 2
     ├── CorpusError              a shard cannot be listed, read or understood
     ├── StorageError             the object store or disk refuses, or is unfit (no conditional PUT)
+    │   ├── StoreUnavailable     it does not answer, fails inside, asks for fewer requests: tried again for minutes
+    │   └── CredentialsRefused   none, wrong or expired: nothing else will fare better
     ├── TableError               the table is missing, foreign or damaged
     │   └── FingerprintMismatch  the table holds another embedding space
     ├── Superseded               a newer run took over the table; nothing to repair
@@ -39,6 +41,18 @@ class CorpusError(VectormillError):
 
 
 class StorageError(VectormillError):
+    pass
+
+
+class StoreUnavailable(StorageError):
+    """`fault`: what is wrong in a few words, for the line that says a call is tried again."""
+
+    def __init__(self, message: str, fault: str = ""):  # one argument must do: it travels between processes
+        self.fault = fault
+        super().__init__(message)
+
+
+class CredentialsRefused(StorageError):
     pass
 
 

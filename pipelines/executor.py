@@ -156,5 +156,6 @@ def call(name: str, function: StageFunction, parcels: list[Parcel]) -> list[Parc
     except ReplicaBroken:
         raise
     except Exception as bad:  # noqa: BLE001
-        why = f"{name}: {type(bad).__name__}: {bad}"
+        quotes = isinstance(bad, (pa.ArrowException, UnicodeError, KeyError))  # values of the corpus, perhaps
+        why = f"{name}: {type(bad).__name__}" + ("" if quotes else f": {bad}")
         return passed_on + [parcel.failed(why) for parcel in good]

@@ -15,7 +15,8 @@ from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
 from pipelines.errors import TableError
-from pipelines.storage import explain, is_s3, lance_options, local_path
+from pipelines.faults import explain
+from pipelines.storage import is_s3, lance_options, local_path
 
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower

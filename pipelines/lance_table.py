@@ -14,11 +14,13 @@ pylance. A plain Append duplicates rows when a driver is killed or a commit's an
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import lance
@@ -27,15 +29,25 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from pipelines.checkpoint import Totals, UnitInTable
-from pipelines.errors import Superseded, TableError
+from pipelines.errors import StoreUnavailable, Superseded, TableError
+from pipelines.faults import STORE_ERRORS, Attempts, explain, patiently
 from pipelines.lance_files import TableAddress, reading
 from pipelines.orphans import Orphans, find_orphans
 from pipelines.schema import TableMetadata
-from pipelines.storage import explain, filesystem_for
+from pipelines.storage import filesystem_for
 
 FENCE_ID = 2**31 - 1
 RUN_PROPERTY = "vectormill.run"
 COMMIT_ATTEMPTS = 6
+
+
+def _opened(address: TableAddress) -> lance.LanceDataset | None:
+    try:
+        return address.open()
+    except STORE_ERRORS as bad:
+        if "was not found" in str(bad) or "Dataset at path" in str(bad):
+            return None
+        raise
 
 
 class LanceTable:
@@ -51,12 +63,9 @@ class LanceTable:
     def open(cls, address: TableAddress) -> LanceTable | None:
         """The table, or None where there is none. Raises TableError for a table vectormill did not make, StorageError
         where the store cannot be read."""
-        try:
-            dataset = address.open()
-        except (ValueError, OSError) as bad:
-            if "was not found" in str(bad) or "Dataset at path" in str(bad):
-                return None
-            raise explain(bad, address.location) from bad
+        dataset = patiently("opening the table", address.location, lambda: _opened(address), first_contact=True)
+        if dataset is None:
+            return None
         try:
             metadata = TableMetadata.from_schema(dataset.schema)
         except (ValueError, KeyError) as bad:
@@ -73,23 +82,23 @@ class LanceTable:
         """Open the table or create it empty, fingerprint included, in one race-safe commit: of several creators one
         wins and the others open what it made. (`write_dataset(mode="create")` let later creators overwrite.)"""
         table = cls.open(address)
-        if table is not None:
-            return table
-        try:
-            lance.LanceDataset.commit(
-                address.uri,
-                lance.LanceOperation.Overwrite(schema, []),
-                read_version=0,
-                max_retries=0,
-                storage_options=address.options,
-            )
-        except OSError as bad:
-            table = cls.open(address)
-            if table is None:
-                raise explain(bad, address.location) from bad
-            return table
-        table = cls.open(address)
-        assert table is not None, "a table just created can be opened"
+        attempts = Attempts("creating the table", address.location)
+        while table is None:
+            try:
+                lance.LanceDataset.commit(
+                    address.uri,
+                    lance.LanceOperation.Overwrite(schema, []),
+                    read_version=0,
+                    max_retries=0,
+                    storage_options=address.options,
+                )
+            except OSError as bad:
+                table = cls.open(address)  # another creator won, or only the answer was lost
+                if table is None:
+                    attempts.failed(bad)
+            else:
+                table = cls.open(address)
+                assert table is not None, "a table just created can be opened"
         return table
 
     @property
@@ -113,15 +122,18 @@ class LanceTable:
     def take_fence(self, run: str, properties: Mapping[str, str]) -> None:
         """Become the committer: from here on commits of every older run fail. Read the done-set only after this."""
         self._run = run
-        for _ in range(COMMIT_ATTEMPTS):
-            transaction = self._transaction([], properties)
+        attempts = Attempts("taking the fence", self.address.location)
+        conflicts = 0
+        while conflicts < COMMIT_ATTEMPTS:
             try:
-                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
+                self._dataset = lance.LanceDataset.commit(self._dataset, self._transaction([], properties))
                 return
             except CommitConflictError:
-                self._dataset = self.address.open()  # an older run committed first; its units will be in the done-set
+                conflicts += 1
             except OSError as bad:
-                raise explain(bad, self.address.location) from bad
+                attempts.failed(bad)
+            # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
+            self._dataset = patiently("opening the table", self.address.location, self.address.open)
         raise TableError(f"{self.address.location}: other runs keep committing; stop them and run again")
 
     def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
@@ -168,21 +180,34 @@ class LanceTable:
     def _commit_fenced(self, make: Callable[[], lance.Transaction]) -> None:
         assert self._run is not None, "take_fence first"
         tried: set[str] = set()
-        for attempt in range(COMMIT_ATTEMPTS):
-            transaction = make()
-            tried.add(transaction.uuid)
-            try:
-                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
+        attempts = Attempts("committing", self.address.location)
+        for conflicts in range(COMMIT_ATTEMPTS):
+            failure = self._attempt(make, tried, attempts)
+            if failure is None:
                 return
+            if conflicts == COMMIT_ATTEMPTS - 1:
+                raise explain(failure, self.address.location) from failure
+            time.sleep(min(0.1 * 2**conflicts, 5))
+
+    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], attempts: Attempts) -> OSError | None:
+        """Commit until it is in, or fails for another reason than a store that is unavailable: that is returned."""
+        while True:
+            version = self._dataset.version
+            try:
+                transaction = make()
+                tried.add(transaction.uuid)
+                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
+                return None
             except OSError as bad:  # CommitConflictError is one
                 failure = bad
-            time.sleep(min(0.1 * 2**attempt, 5))
             try:
-                if self._landed_since(transaction.read_version, tried):
-                    return
-            except OSError as bad:
-                failure = bad  # the store does not answer: the next attempt finds out
-        raise explain(failure, self.address.location) from failure
+                if self._landed_since(version, tried):
+                    return None
+            except STORE_ERRORS:
+                pass  # the next attempt finds out: from an old version it conflicts with one that landed
+            if not isinstance(explain(failure, self.address.location), StoreUnavailable):
+                return failure
+            attempts.failed(failure)
 
     def _landed_since(self, version: int, tried: set[str]) -> bool:
         """Look at what was committed after `version`. True: one of our attempts is in.
@@ -194,7 +219,9 @@ class LanceTable:
         for number in range(version + 1, latest.version + 1):
             try:
                 seen = latest.read_transaction(number)
-            except (OSError, ValueError) as bad:
+            except STORE_ERRORS as bad:
+                if isinstance(explain(bad, self.address.location), StoreUnavailable):
+                    raise
                 raise Superseded(
                     f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
                     "whether a newer run took over. Stopped; run the same command again."
@@ -282,8 +309,11 @@ class LanceTable:
         return {}
 
     def _sql(self, query: str) -> pa.Table:
-        with reading(self.address):
-            return self._dataset.sql(query).build().to_stream_reader().read_all()
+        def read() -> pa.Table:
+            with reading(self.address):
+                return self._dataset.sql(query).build().to_stream_reader().read_all()
+
+        return patiently("reading the table", self.address.location, read)
 
     # ------------------------------------------------------------------ orphans
 
@@ -291,8 +321,19 @@ class LanceTable:
         """Delete data files that no version refers to, left by killed runs; returns what was found. Only with the
         fence: files an older run wrote can then never be committed. The age protects other writers of the table."""
         assert self._run is not None, "take_fence first"
-        found = find_orphans(self._dataset, older_than_seconds)
-        files, root = filesystem_for(self.address.location, self.address.storage)
+        where = self.address.location
+
+        def look() -> Orphans:
+            with reading(self.address):
+                return find_orphans(self._dataset, older_than_seconds)
+
+        found = patiently("looking for orphan files", where, look)
+        files, root = filesystem_for(where, self.address.storage)
+
+        def remove(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost
+                files.delete_file(f"{root}/{name}")
+
         for name in found.paths:
-            files.delete_file(f"{root}/{name}")
+            patiently(f"removing {name}", where, partial(remove, name))
         return found

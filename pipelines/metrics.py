@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.executor import Parcel
 
 RATE_WINDOW = 32  # receipts over which tokens/s is averaged
+RETRY = "retry:"  # begins the names of counts that say what was tried again, and why
 
 
 @dataclass
@@ -53,7 +54,15 @@ class RunMetrics:
 
     @property
     def reasons(self) -> dict[str, int]:
-        return {k.removeprefix("reason:"): n for k, n in sorted(self.counts.items()) if k.startswith("reason:")}
+        return self._counted("reason:")
+
+    @property
+    def retries(self) -> dict[str, int]:
+        """Reads and writes of workers that were tried again, by what went wrong."""
+        return self._counted(RETRY)
+
+    def _counted(self, prefix: str) -> dict[str, int]:
+        return {k.removeprefix(prefix): n for k, n in sorted(self.counts.items()) if k.startswith(prefix)}
 
     @property
     def bad_records(self) -> int:
@@ -92,6 +101,7 @@ class RunMetrics:
             "truncated": self.counts["truncated"],
             "bytes": self.counts["bytes"],
             "reasons": self.reasons,
+            "retries": self.retries,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "stage_seconds": {name: round(spent, 3) for name, spent in sorted(self.seconds.items())},
         }

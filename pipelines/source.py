@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.errors import CorpusError, StorageError
+from pipelines.errors import CorpusError, CredentialsRefused, StorageError, StoreUnavailable, VectormillError
+from pipelines.faults import patiently
 from pipelines.formats import dispatch
 from pipelines.formats.files import STREAMED, ShardFile, format_of, reader_of
 from pipelines.formats.listing import Place, choose, find, resolve
@@ -75,7 +76,8 @@ class Corpus:
         types: dict[str, pa.DataType] = {}
         opened = 0
         for listing in first:
-            schema = dispatch.columns(self.kind(listing.path), self._file(listing), wanted)
+            file, kind = self._file(listing), self.kind(listing.path)
+            schema = patiently(f"opening {file.path}", file.uri, partial(dispatch.columns, kind, file, wanted))
             if schema is None:
                 continue
             types.update({f.name: f.type for f in schema if types.get(f.name, pa.null()) == pa.null()})
@@ -87,7 +89,8 @@ class Corpus:
 
     def scan(self, listing: Listing) -> Shard:
         """Exact row count and content identity of one file. Raises CorpusError for a damaged one, StorageError."""
-        return dispatch.scan(self.kind(listing.path), self._file(listing), self.config)
+        kind, file = self.kind(listing.path), self._file(listing)
+        return patiently(f"counting {file.path}", file.uri, partial(dispatch.scan, kind, file, self.config))
 
     def read(self, units: Sequence[Unit], carried: pa.Schema) -> Iterator[pa.Table]:
         """One table of `row_schema(carried)` a unit, in order, in one pass. The units are of one shard and ascending.
@@ -104,17 +107,22 @@ class Corpus:
             for table in by_unit(pieces, units, wanted):
                 self._unchanged(file)  # after reading: then every byte read was of the version that was counted
                 yield table
-        except CorpusError:
-            self._unchanged(file)
+        except VectormillError as bad:
+            if not isinstance(bad, (StoreUnavailable, CredentialsRefused)):
+                with contextlib.suppress(StorageError):  # why it cannot be read is known already
+                    self._unchanged(file)
             raise
 
     def _unchanged(self, file: ShardFile) -> None:
-        if not self.is_lance and head(file.uri, file.storage) != (file.size, file.stamp):
-            raise CorpusError(f"{file.path} changed while the run was going on; run the command again")
+        if self.is_lance or (now := head(file.uri, file.storage)) == (file.size, file.stamp):
+            return
+        happened = "was removed" if now is None else "changed"
+        raise CorpusError(f"{file.path} {happened} while the run was going on; run the command again")
 
     def _settled(self) -> Place:
         if self._place is None:
-            self._place = resolve(self.config.uri, self.storage)
+            find_place = partial(resolve, self.config.uri, self.storage)
+            self._place = patiently("looking for the corpus", self.config.uri, find_place, first_contact=True)
         return self._place
 
     def kind(self, path: str) -> str:

@@ -7,7 +7,8 @@ build (tokenizer, model, table handle) is built once a process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -21,58 +22,77 @@ from actors.tokenizer import TextTokenizer
 from pipelines.chunking import passages
 from pipelines.config import ChunkingConfig
 from pipelines.digests import DIGEST_FIELDS, with_digests
-from pipelines.errors import VectormillError
+from pipelines.errors import CredentialsRefused, StorageError, StoreUnavailable, VectormillError
 from pipelines.executor import Parcel, StageFunction
+from pipelines.faults import Attempts
 from pipelines.lance_files import TableAddress, write_rows
+from pipelines.metrics import RETRY
 from pipelines.plan import Bundle, Span, Unit
 from pipelines.source import Corpus
-from pipelines.storage import explain
-
-WRITE_ATTEMPTS = 6  # with 0.5, 1, 2, 4 and 8 seconds between them
 
 
 def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parcel]]:
     """Read a span in one pass. A unit that cannot be read becomes a parcel of its own, with the failure."""
 
     def read(span: Span) -> Iterator[Parcel]:
+        retries: Counter[str] = Counter()
         if len(span) > 1:  # bundles of one unit each, of one shard
             started = time.perf_counter()
-            for unit, rows in _read_units(corpus, [bundle[0] for bundle in span], carried):
-                yield _delivered((unit,), rows, started)
+            for unit, rows in _read_units(corpus, [bundle[0] for bundle in span], carried, retries):
+                yield _delivered((unit,), rows, started, retries)
                 started = time.perf_counter()
             return
         started = time.perf_counter()
         tables, units = [], []
         for _, group in groupby(span[0], key=lambda unit: unit.shard):
-            for unit, rows in _read_units(corpus, list(group), carried):
-                if isinstance(rows, str):
-                    yield Parcel((unit,)).failed(rows)
+            for unit, rows in _read_units(corpus, list(group), carried, retries):
+                if isinstance(rows, Exception):
+                    yield _delivered((unit,), rows, started, retries)
                 else:
                     units.append(unit)
                     tables.append(rows)
         if units:
-            yield _delivered(tuple(units), pa.concat_tables(tables), started)
+            yield _delivered(tuple(units), pa.concat_tables(tables), started, retries)
 
     return read
 
 
-def _read_units(corpus: Corpus, units: list[Unit], carried: pa.Schema) -> Iterator[tuple[Unit, pa.Table | str]]:
-    """Each unit with its rows, or with why it (and what follows it in the file) cannot be read."""
+def _read_units(
+    corpus: Corpus, units: list[Unit], carried: pa.Schema, retries: Counter[str]
+) -> Iterator[tuple[Unit, pa.Table | Exception]]:
+    """Each unit with its rows, or with why it (and what follows it in the file) cannot be read.
+
+    While the store is unavailable a unit is read again from its own source; nothing of what a stream gave before it
+    failed is used. What was tried again is counted in `retries`."""
     at = 0
+    attempts = Attempts(f"reading {units[0]}", corpus.config.uri)
     try:
-        for rows in corpus.read(units, carried):
-            assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
-            yield units[at], rows
-            at += 1
-        assert at == len(units), f"read {at} of {len(units)} units"
+        while at < len(units):
+            try:
+                for rows in corpus.read(units[at:], carried):
+                    assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
+                    yield units[at], rows
+                    at += 1
+                    if at < len(units):
+                        attempts = Attempts(f"reading {units[at]}", corpus.config.uri)
+                assert at == len(units), f"read {at} of {len(units)} units"
+            except StoreUnavailable as bad:
+                attempts.failed(bad)
+                retries[f"{RETRY}reading: {bad.fault}"] += 1
     except (VectormillError, OSError, pa.ArrowException, AssertionError) as bad:
         for unit in units[at:]:
-            yield unit, f"read: {bad}"
+            yield unit, bad
 
 
-def _delivered(bundle: Bundle, rows: pa.Table | str, started: float) -> Parcel:
+def _delivered(bundle: Bundle, rows: pa.Table | Exception, started: float, retries: Counter[str]) -> Parcel:
+    """The parcel for the next stage; it takes the counted retries with it."""
     parcel = Parcel(bundle)
-    return parcel.failed(rows) if isinstance(rows, str) else parcel.with_rows(rows, "read", started)
+    if not isinstance(rows, Exception):
+        parcel = parcel.with_rows(rows, "read", started, **retries)
+        retries.clear()
+        return parcel
+    whole_store = isinstance(rows, (StoreUnavailable, CredentialsRefused))  # then no other unit will fare better
+    return parcel.failed(f"read: {rows}", fatal=whole_store)
 
 
 @dataclass(frozen=True)
@@ -182,28 +202,27 @@ class Write:
         started = time.perf_counter()
         rows = pa.concat_tables([_as_stored(parcel.rows, self.schema) for parcel in parcels])
         reasons = pc.value_counts(rows["_reason"].drop_null()).to_pylist()
+        bundle = tuple(unit for parcel in parcels for unit in parcel.bundle)
         try:
-            fragments = self._write(rows)
-        except OSError as bad:  # no other parcel will fare better, and each would cost a GPU's time
-            why = f"the table cannot be written: {explain(bad, self.address.location)}"
+            fragments, retries = _written(self.address, rows, bundle)
+        except StorageError as bad:  # no other parcel will fare better, and each would cost a GPU's time
+            why = f"the table cannot be written: {bad}"
             return [parcel.failed(why, fatal=True) for parcel in parcels]
-        seconds, counts = dict[str, float](), {f"reason:{r['values']}": r["counts"] for r in reasons}
+        seconds, counts = dict[str, float](), {f"reason:{r['values']}": r["counts"] for r in reasons} | retries
         for parcel in parcels:
             _add(seconds, parcel.seconds)
             _add(counts, parcel.counts)
         seconds["write"] = time.perf_counter() - started
-        bundle = tuple(unit for parcel in parcels for unit in parcel.bundle)
         return [Parcel(bundle, seconds=seconds, counts={**counts, "bytes": rows.nbytes}, fragments=fragments)]
 
-    def _write(self, rows: pa.Table) -> tuple[str, ...]:
-        for attempt in range(WRITE_ATTEMPTS):
-            try:
-                return write_rows(self.address, rows)
-            except OSError as bad:
-                if attempt == WRITE_ATTEMPTS - 1 or "No space left" in str(bad):
-                    raise
-                time.sleep(0.5 * 2**attempt)
-        raise AssertionError("not reached")
+
+def _written(address: TableAddress, rows: pa.Table, units: Sequence[Unit]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """(the fragments' metadata, counts of what was tried again). Each attempt writes new files, so what a failed one
+    left is never committed. Raises StorageError."""
+    more = f" and {len(units) - 1} more unit(s)" if len(units) > 1 else ""
+    attempts = Attempts(f"writing {units[0]}{more}", address.location)
+    fragments = attempts.until_done(lambda: write_rows(address, rows))
+    return fragments, {f"{RETRY}writing: {fault}": n for fault, n in attempts.tried_again.items()}
 
 
 def _add(total: dict, more: dict) -> None:
@@ -239,5 +258,6 @@ def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
     }
     fields = [field for field in schema if field not in DIGEST_FIELDS]
     row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
-    fragments = write_rows(address, with_digests(row))
-    return Parcel((unit,), counts={"reason:crashes_worker": 1, "records": 1}, fragments=fragments)
+    fragments, retries = _written(address, with_digests(row), (unit,))
+    counts = {"reason:crashes_worker": 1, "records": 1, **retries}
+    return Parcel((unit,), counts=counts, fragments=fragments)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,36 +17,17 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from pipelines.config import StorageConfig
-from pipelines.errors import CorpusError, StorageError, VectormillError
+from pipelines.errors import StorageError
+from pipelines.faults import explain, patiently
 
-ATTEMPTS = 4
+# What the client libraries do by themselves, all of it silently; what they give up is for pipelines.faults.
+ATTEMPTS = 3  # of a request, by pyarrow and by botocore, seconds apart
 CONNECT_SECONDS = 10
-REQUEST_SECONDS = 60
+SILENCE_SECONDS = 30  # without a byte from the server; pyarrow and botocore
+LANCE_RETRIES = 8  # of a request; all within about two seconds, unless the server is silent
+LANCE_RETRY_SECONDS = 60  # no further retry when a request has taken so long
+LANCE_REQUEST_SECONDS = 60  # a whole request, body included: 10 uploads of 5 MiB at once have to get through in it
 Found = tuple[str, int, str]  # path below the listed folder, size in bytes, stamp
-
-CAUSES = (
-    (r"No space left|Disk quota exceeded", "the disk is full", "make room and run the same command again"),
-    (r"error sending request", "no server answers at the store's endpoint",
-     "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network"),
-    (r"NoCredentials|locate credentials|Failed to get AWS credentials|CredentialsNotLoaded|no credentials",
-     "no credentials were found",
-     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or an instance role; a public bucket is read with "
-     "storage.anonymous: true"),
-    (r"NoSuchBucket|NO_SUCH_BUCKET|bucket does not exist", "there is no such bucket",
-     "check the bucket's name, storage.endpoint_url and storage.region"),
-    (r"InvalidAccessKey|INVALID_ACCESS_KEY|SignatureDoesNotMatch|SIGNATURE_DOES_NOT|ExpiredToken|InvalidToken",
-     "the store does not accept these credentials", "renew them, or check that they belong to this endpoint"),
-    (r"PermanentRedirect|AuthorizationHeaderMalformed|Moved Permanently|HTTP status 301",
-     "the bucket is in another region", "set storage.region to the bucket's region"),
-    (r"AccessDenied|ACCESS_DENIED|Forbidden|PermissionError|HTTP status 403", "access is denied",
-     "the credentials need s3:ListBucket and s3:GetObject, and for the table s3:PutObject and s3:DeleteObject"),
-    (r"resolve host|getaddrinfo|Name or service not known|dns error|name resolution|DNSError|failed to lookup",
-     "the host name of the store's endpoint is unknown", "check storage.endpoint_url (or AWS_ENDPOINT_URL) and DNS"),
-    (r"ould not connect|ouldn't connect|Connect call failed|refused|NETWORK_CONNECTION|ConnectionError|tcp connect",
-     "no server answers at the store's endpoint", "check storage.endpoint_url (or AWS_ENDPOINT_URL) and the network"),
-    (r"[Tt]imed? ?out|Timeout", "the store did not answer in time", "run the same command again, or check the network"),
-    (r"InvalidBucketName|Invalid bucket name", "this is not a valid bucket name", "write it as s3://bucket/prefix"),
-)  # fmt: skip
 
 
 def is_s3(uri: str) -> bool:
@@ -98,7 +78,7 @@ def _arrow_s3(endpoint_url: str | None, region: str | None, anonymous: bool) -> 
         scheme="http" if scheme == "http:" else "https",
         endpoint_override=host.rstrip("/") or None,
         connect_timeout=CONNECT_SECONDS,
-        request_timeout=REQUEST_SECONDS,
+        request_timeout=SILENCE_SECONDS,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
 
@@ -113,8 +93,8 @@ def _s3fs(endpoint_url: str | None, region: str | None, anonymous: bool) -> Any:
         client_kwargs={"region_name": region} if region else None,
         config_kwargs={
             "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": REQUEST_SECONDS,
-            "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
+            "read_timeout": SILENCE_SECONDS,
+            "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
         },
         use_listings_cache=False,
     )
@@ -128,16 +108,21 @@ def _call_s3(storage: StorageConfig, method: str, arguments: dict[str, Any]) -> 
     return result
 
 
+def _explained(uri: str, storage: StorageConfig, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Raises VectormillError."""
+    try:
+        return _call_s3(storage, method, arguments)
+    except Exception as bad:
+        raise explain(bad, uri) from bad
+
+
 def list_s3(uri: str, storage: StorageConfig) -> Iterator[Found]:
     """Every object below the folder `uri`, in the store's order. Raises StorageError."""
     bucket, key = split_s3(uri)
     prefix = f"{key}/" if key else ""
     arguments = {"Bucket": bucket, "Prefix": prefix}
     while True:
-        try:
-            page = _call_s3(storage, "list_objects_v2", arguments)
-        except Exception as bad:
-            raise explain(bad, uri) from bad
+        page = patiently("listing", uri, lambda: _explained(uri, storage, "list_objects_v2", arguments), True)
         for item in page.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 yield item["Key"][len(prefix) :], item["Size"], _etag(item)
@@ -168,7 +153,13 @@ def _etag(item: dict[str, Any]) -> str:
 
 def lance_options(storage: StorageConfig) -> dict[str, str]:
     """What Lance needs to know of the store; never credentials, which Lance finds by the standard chain."""
-    options = {}
+    options = {
+        "client_max_retries": f"{LANCE_RETRIES}",
+        "client_retry_timeout": f"{LANCE_RETRY_SECONDS}",
+        "lance_aimd_max_retries": "0",  # a second layer, whose attempts would multiply those of the first
+        "connect_timeout": f"{CONNECT_SECONDS}s",
+        "timeout": f"{LANCE_REQUEST_SECONDS}s",
+    }
     if storage.endpoint_url:
         options["aws_endpoint"] = storage.endpoint_url
     if storage.region or storage.endpoint_url:
@@ -228,31 +219,6 @@ def write_json(uri: str, data: Any, storage: StorageConfig) -> None:
     write_bytes(uri, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n", storage)
 
 
-def explain(error: BaseException, uri: str) -> VectormillError:
-    """What a failed call means: what, where, what to do (CorpusError for a missing file, else StorageError).
-
-    Knows the errors of pyarrow, s3fs, botocore and Lance; only of other errors is the own text shown."""
-    if isinstance(error, VectormillError):
-        return error
-    if not is_s3(uri) and isinstance(error, OSError) and error.strerror and not isinstance(error, FileNotFoundError):
-        return StorageError(f"{uri}: {error.strerror}; check the path, its permissions and the space on the disk")
-    text = " ".join(_chain(error))
-    for pattern, what, advice in CAUSES:
-        if re.search(pattern, text):
-            url = re.search(r"https?://[^/\s\"'<>@]+(?=[/\s\"'<>]|$)", text)
-            where = f" ({url[0]})" if url and "endpoint" in what else ""
-            return StorageError(f"{uri}: {what}{where}; {advice}")
-    if isinstance(error, FileNotFoundError):
-        return CorpusError(f"{uri}: there is nothing of this name; check the path")
-    return StorageError(f"{uri}: the store failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-
-
-def _chain(error: BaseException | None) -> Iterator[str]:
-    while error is not None:
-        yield f"{type(error).__name__}: {error}"
-        error = error.__cause__ or error.__context__
-
-
 def check_conditional_put(uri: str, storage: StorageConfig) -> None:
     """Prove that the store under `uri` refuses to overwrite on `If-None-Match: *`, which the commit's fence leans on;
     for a local folder, that it can be written. Leaves nothing behind. Raises StorageError."""
@@ -263,15 +229,10 @@ def check_conditional_put(uri: str, storage: StorageConfig) -> None:
         return
     bucket, key = split_s3(probe)
     place = {"Bucket": bucket, "Key": key}
-    try:
-        # A first PUT that is refused was retried by the client after its answer got lost: as good a proof.
-        refused = _is_refused(place, storage) or _is_refused(place, storage)
-        with contextlib.suppress(PermissionError):
-            _call_s3(storage, "delete_object", place)
-    except Exception as bad:
-        if "NotImplemented" in " ".join(_chain(bad)):
-            raise StorageError(_UNFIT.format(uri=uri)) from bad
-        raise explain(bad, uri) from bad
+    # A first PUT that is refused was tried again after its answer got lost: as good a proof.
+    refused = _is_refused(uri, place, storage) or _is_refused(uri, place, storage)
+    with contextlib.suppress(StorageError):  # an empty object stays, and says what it is
+        _explained(uri, storage, "delete_object", place)
     if not refused:
         raise StorageError(_UNFIT.format(uri=uri))
 
@@ -282,12 +243,17 @@ _UNFIT = (
 )
 
 
-def _is_refused(place: dict[str, Any], storage: StorageConfig) -> bool:
-    try:
-        _call_s3(storage, "put_object", {**place, "Body": b"", "IfNoneMatch": "*"})
-    except OSError as bad:
-        response = getattr(bad.__cause__, "response", None) or {}
-        if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
-            return True
-        raise
-    return False
+def _is_refused(uri: str, place: dict[str, Any], storage: StorageConfig) -> bool:
+    def put() -> bool:
+        try:
+            _call_s3(storage, "put_object", {**place, "Body": b"", "IfNoneMatch": "*"})
+        except Exception as bad:
+            response = getattr(bad.__cause__, "response", None) or {}
+            if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
+                return True
+            if "NotImplemented" in f"{bad!r} {bad.__cause__!r}":
+                raise StorageError(_UNFIT.format(uri=uri)) from bad
+            raise explain(bad, uri) from bad
+        return False
+
+    return patiently("checking for conditional PUTs", uri, put, first_contact=True)

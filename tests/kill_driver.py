@@ -211,10 +211,10 @@ def expected_vectors(rows: int) -> dict[str, np.ndarray]:
     return {f"d{n}": vector for n, vector in enumerate(vectors)}
 
 
-def judge(table: str, expected: dict[str, np.ndarray]) -> dict[str, int]:
+def judge(table: str, expected: dict[str, np.ndarray], storage_options: dict[str, str] | None = None) -> dict[str, int]:
     """Reads the table with lance alone. lost: ids that are not there. doubled: records beyond the first of their id.
     unknown: ids that are not in the corpus. wrong: records whose vector is null or differs in any bit."""
-    found = lance.dataset(table).to_table(columns=["id", "vector"])
+    found = lance.dataset(table, storage_options=storage_options).to_table(columns=["id", "vector"])
     ids = found["id"].to_pylist()
     distinct = set(ids)
     vectors = found["vector"].combine_chunks()

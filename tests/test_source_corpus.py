@@ -152,7 +152,8 @@ def test_a_file_that_changes_under_the_run(tmp_path: Path, kind: str, change: st
     else:
         write({"longer": 80, "same size": 50, "shorter": 3}[change], "eno")
     for attempt in (reader, source.read(units, carried)):
-        with pytest.raises(CorpusError, match="changed while the run was going on; run the command again"):
+        happened = "was removed" if change == "gone" else "changed"
+        with pytest.raises(CorpusError, match=f"{happened} while the run was going on; run the command again"):
             list(attempt)
 
 
@@ -283,6 +284,7 @@ def test_local_side_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="check the path, its permissions"):
         check_conditional_put(f"{tmp_path}/file/table", STORAGE)
     assert filesystem_for(f"file://{tmp_path}/x", STORAGE)[1] == f"{tmp_path}/x"
-    assert lance_options(StorageConfig(endpoint_url="http://h:1", region=None, anonymous=True)) == {
+    options = lance_options(StorageConfig(endpoint_url="http://h:1", region=None, anonymous=True))
+    assert {name: value for name, value in options.items() if "aws" in name or "http" in name} == {
         "aws_endpoint": "http://h:1", "aws_region": "us-east-1", "allow_http": "true", "aws_skip_signature": "true",
     }  # fmt: skip

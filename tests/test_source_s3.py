@@ -17,9 +17,10 @@ from pipelines import storage as storage_module
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError, StorageError
 from pipelines.executor import InlineExecutor
+from pipelines.faults import explain
 from pipelines.plan import cut
 from pipelines.source import Corpus, scan_all
-from pipelines.storage import check_conditional_put, explain, lance_options, read_json, write_json
+from pipelines.storage import check_conditional_put, lance_options, read_json, write_json
 from tests.test_source_formats import as_jsonl, read
 
 ROWS = [{"id": f"d{i}", "text": f"text {i}", "n": i} for i in range(10)]

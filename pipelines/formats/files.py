@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError, VectormillError
+from pipelines.faults import cause_of, explain
 from pipelines.plan import Unit
-from pipelines.storage import explain, filesystem_for, is_s3
+from pipelines.storage import filesystem_for, is_s3
 
 BLOCK_BYTES = 1 << 20  # also the distance between two marks
 S3_READAHEAD_BYTES = 8 << 20  # a request for each block would wait for the network 8 times as often
@@ -114,6 +115,8 @@ class ShardFile:
         text = " ".join(str(error).split())[:160]
         if isinstance(error, OSError) and ("AWS Error" in text or error.errno is not None):
             return explain(error, self.uri)
+        if self.remote and "LanceError(IO)" in text and (failure := cause_of(error, self.uri)):
+            return failure
         return CorpusError(
             f"{self.path} is damaged or not of its format ({text}); replace it, or take it out of the corpus"
         )

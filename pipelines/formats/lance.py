@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError
+from pipelines.faults import explain
 from pipelines.formats.files import ShardFile, overlap
 from pipelines.formats.rows import Piece, Wanted
 from pipelines.formats.typed import carried_fields, check, from_arrow
 from pipelines.plan import Listing, Shard, Unit
-from pipelines.storage import explain, is_s3, lance_options, local_path
+from pipelines.storage import is_s3, lance_options, local_path
 
 BATCH_ROWS = 8192
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError
+from pipelines.faults import explain
 from pipelines.formats.files import extension, format_of
 from pipelines.plan import Listing
-from pipelines.storage import Found, explain, head, is_s3, list_s3, local_path
+from pipelines.storage import Found, head, is_s3, list_s3, local_path
 
 HIDDEN = (".", "_")
 WILDCARDS = re.compile(r"[*?\[]")
