@@ -14,6 +14,7 @@ pylance. A plain Append duplicates rows when a driver is killed or a commit's an
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections import Counter
@@ -192,14 +193,13 @@ class LanceTable:
         landed = None
         for number in range(version + 1, latest.version + 1):
             try:
-                seen = latest.read_transaction(number)
+                seen, properties = _transaction_of(latest, number)
             except (OSError, ValueError) as bad:
                 raise Superseded(
                     f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
                     "whether a newer run took over. Stopped; run the same command again."
                 ) from bad
-            properties = seen.transaction_properties or {}
-            if seen.uuid in tried:
+            if seen in tried:
                 landed = number
             elif properties.get(RUN_PROPERTY, self._run) != self._run:
                 if landed is not None:
@@ -263,7 +263,7 @@ class LanceTable:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
         for number in range(self.version, max(1, self.version - look_back), -1):
             try:
-                properties = self._dataset.read_transaction(number).transaction_properties or {}
+                _, properties = _transaction_of(self._dataset, number)
             except (OSError, ValueError):
                 return {}  # cleaned up: properties are a log, not the truth
             if RUN_PROPERTY in properties:
@@ -278,12 +278,18 @@ class LanceTable:
 
     def remove_orphans(self, older_than_seconds: float) -> int:
         """Delete data files that no version refers to, left by killed runs; returns their number. Only with the fence:
-        files an older run wrote can then never be committed. The age protects other writers of the same table."""
+        files an older run wrote can then never be committed. The age protects other writers of the same table.
+
+        A run may have taken over before the files were listed, and some of them be its own, about to be committed or
+        committed already. So the fence is proved once more after the listing. Raises Superseded."""
         assert self._run is not None, "take_fence first"
         orphans = self.orphans(older_than_seconds)
+        if orphans:
+            self._commit_fenced(lambda: self._transaction([], {}))
         files, root = filesystem_for(self.address.location, self.address.storage)
         for name in orphans:
-            files.delete_file(f"{root}/{name}")
+            with contextlib.suppress(FileNotFoundError):  # an older run was removing the same
+                files.delete_file(f"{root}/{name}")
         return len(orphans)
 
     def orphans(self, older_than_seconds: float) -> list[str]:
@@ -296,3 +302,14 @@ class LanceTable:
             for path, modified in zip(*(present[c].to_pylist() for c in ("path", "last_modified")), strict=True)
             if path.startswith("data/") and path not in tracked and modified <= limit
         ]
+
+
+def _transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
+    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:
+        # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
+        # such a transaction.
+        return None, {}
+    return transaction.uuid, dict(transaction.transaction_properties or {})
