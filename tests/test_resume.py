@@ -11,6 +11,7 @@ from jobs import Said, job, rows, run, write_parquet
 
 from pipelines.certificate import differences
 
+
 def write_job(config, path):
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return path

@@ -33,12 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+from fault_proxy import FaultProxy
 
 from chaos.faults import KINDS, Kind
 from chaos.judge import FAULTS
 from chaos.place import KEYS, Place, moto
 from chaos.processes import end_leftovers
-from chaos.setup import ENGINES, STORES, Setup
+from chaos.setup import ENGINES, FAULTY, STORES, Setup
 from chaos.trial import Trial
 
 
@@ -53,6 +54,7 @@ class Suite:
         self.faults: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.failed: list[int] = []
+        self.running: list[Trial] = []
         self.stopping = threading.Event()
         self._seeds = random.Random(options.seed)
         self._lock = threading.Lock()
@@ -62,8 +64,9 @@ class Suite:
         return time.monotonic() - self.began
 
     def enough(self) -> bool:
-        done = self.faults.total() >= self.options.faults and self.seconds >= 60 * self.options.minutes
-        return done or self.stopping.is_set()
+        faults = self.faults.total() + sum(trial.faults.total() for trial in self.running)
+        done = faults >= self.options.faults and self.seconds >= 60 * self.options.minutes
+        return self.stopping.is_set() or (done and self.options.trial_seed is None)
 
     def lane(self) -> None:
         """One trial after the other."""
@@ -79,11 +82,19 @@ class Suite:
         setup = Setup.draw(seed, self.options.engine, self.options.store)
         folder = self.folder / name
         folder.mkdir()
-        place = Place.local(folder) if setup.store == "folder" else Place.bucket(f"{name}-{seed}", str(self.endpoint))
-        trial = Trial(setup, folder, place)
         started = time.monotonic()
-        run(trial, self.kinds(setup), self.stopping)
+        with ExitStack() as stack:
+            proxy = None
+            if setup.store == FAULTY:
+                proxy = stack.enter_context(FaultProxy(str(self.endpoint), seed))
+            place = Place.local(folder)
+            if setup.store != "folder":
+                place = Place.bucket(f"{name}-{seed}", str(self.endpoint), proxy.url if proxy else None)
+            trial = Trial(setup, folder, place, proxy)
+            self.running.append(trial)
+            run(trial, self.kinds(setup), self)
         with self._lock:
+            self.running.remove(trial)
             self._add(trial, name, time.monotonic() - started)
         if trial.off:
             keep(trial)
@@ -100,6 +111,7 @@ class Suite:
         self.sums["rows of the corpora"] += trial.expectation.rows
         self.sums["drivers"] += trial.started
         self.sums["reads"] += trial.reader.looks
+        self.sums["requests hit"] += trial.proxy.injected.total() if trial.proxy else 0
         self.sums["versions read"] += trial.versions_read
         self.sums.update({fault: found.counts[fault] for fault in FAULTS})
         if trial.off:
@@ -125,19 +137,19 @@ class Suite:
         }
 
 
-def run(trial: Trial, kinds: list[Kind], stopping: threading.Event) -> None:
+def run(trial: Trial, kinds: list[Kind], suite: Suite) -> None:
     """All of a trial. Whatever goes wrong is in `trial.off`; nothing of it is left running."""
     try:
         trial.setup.write_job(trial.folder / "job.yaml", trial.place)
         trial.add_files(trial.setup.files)
         trial.reader.start()
         for kind in trial.chance.choices(kinds, [kind.weight for kind in kinds], k=trial.setup.faults):
-            if trial.off or stopping.is_set():
+            if trial.off or suite.enough():
                 break
             if kind.inflict(trial):
                 trial.faults[kind.name] += 1
             trial.settle()
-        if not trial.off and not stopping.is_set():
+        if not trial.off and not suite.stopping.is_set():
             trial.last_run()
             trial.reader.end()
             trial.judge()

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chaos import table_faults
+from chaos import storage_faults, table_faults
 from chaos.history import runs_since
 from chaos.processes import kill, titled, wait_until_stopped
-from chaos.seams import IN_A_WORKER, ONCE, SEAMS
+from chaos.seams import IN_A_STAGE, INJECTED, MAY_FAIL, ONCE, SEAMS
 from chaos.setup import Setup
 from chaos.trial import Trial
 
@@ -54,6 +54,20 @@ def kill_at_seam(seam: str) -> Inflict:
         driver = trial.start(seam=(seam, nth, "kill"))
         driver.wait()
         return driver.code == -signal.SIGKILL
+
+    return inflict
+
+
+def fail_at_seam(seam: str) -> Inflict:
+    """An error of the disk: the unit is done again from its source, and the run does not mind."""
+
+    def inflict(trial: Trial) -> bool:
+        trial.ensure_work()
+        driver = trial.start(seam=(seam, trial.chance.choice((1, 2, 3, 5)), "fail"))
+        deadline = time.monotonic() + SECONDS_TO_NOTICE
+        while driver.alive and INJECTED not in driver.log and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return INJECTED in driver.log
 
     return inflict
 
@@ -162,9 +176,10 @@ def _on(engine: str) -> Callable[[Setup], bool]:
 KINDS = [
     Kind("kill -9 of the driver", kill_driver, 6),
     *(
-        Kind(f"kill -9 {seam}", kill_at_seam(seam), 0.8, _on("inline") if seam in IN_A_WORKER else lambda setup: True)
+        Kind(f"kill -9 {seam}", kill_at_seam(seam), 0.8, _on("inline") if seam in IN_A_STAGE else lambda setup: True)
         for seam in SEAMS
     ),
+    *(Kind(f"I/O error {seam}", fail_at_seam(seam), 1.5, _on("inline")) for seam in MAY_FAIL),
     Kind("paused, overtaken, resumed", take_over_a_paused, 2),
     *(
         Kind(f"stopped {seam}, overtaken, resumed", take_over_at_seam(seam), 0.5, _on("inline"))
@@ -175,5 +190,5 @@ KINDS = [
     Kind("SIGTERM", stop(signal.SIGTERM), 2),
     Kind("SIGINT", stop(signal.SIGINT), 2),
     *(Kind(f"kill -9 of a {name}", kill_worker(title), 8, _on("ray")) for name, title in WORKERS.items()),
-    *(Kind(name, inflict, weight, fits) for name, inflict, weight, fits in table_faults.KINDS),
+    *(Kind(name, inflict, weight, fits) for name, inflict, weight, fits in table_faults.KINDS + storage_faults.KINDS),
 ]

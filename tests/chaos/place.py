@@ -100,7 +100,7 @@ class Place:
         (a stamp that stays the same hides a change), which a real corpus can only do by accident."""
         whole = f"{self.root.removeprefix('s3://')}/corpus/{path}"
         if self.endpoint is not None:
-            with self.files.open_output_stream(whole) as stream:
+            with self.files.open_output_stream(whole, compression=None) as stream:
                 stream.write(content)
             return
         os.makedirs(os.path.dirname(whole), exist_ok=True)

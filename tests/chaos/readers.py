@@ -11,9 +11,9 @@ import numpy as np
 
 from chaos.history import torn_units
 from chaos.place import Place
-from chaos.setup import Setup
+from chaos.setup import FAULTY, Setup
 
-SECONDS_BETWEEN_READS = {"folder": 0.15, "bucket": 1.5}  # a read of a bucket is work for the server, which has one core
+SECONDS_BETWEEN_READS = {"folder": 0.15, "bucket": 1.5, FAULTY: 1.5}
 NEAREST = 5
 
 

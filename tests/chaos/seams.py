@@ -1,6 +1,6 @@
-"""Named lines of the program, and a driver that kills or stops its own process at one of them.
+"""Named lines of the program, and a driver that kills or stops its own process, or meets an error, at one of them.
 
-python -m chaos.seams SEAM NTH kill|stop JOB.YAML [OPTION ...]
+python -m chaos.seams SEAM NTH kill|stop|fail JOB.YAML [OPTION ...]
 """
 
 from __future__ import annotations
@@ -9,30 +9,47 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-# seam: (owner, function, when). A seam in a stage is hit in the driver's process with the inline engine only.
+# seam: (owner, function, when). Those in a stage are passed by the driver's own process with the inline engine only.
 SEAMS = {
+    "in mid-read": ("pipelines.source.Corpus", "read", "generator"),
     "after read": ("pipelines.stages", "_read_units", "generator"),
     "after tokenise": ("pipelines.stages.Tokenise", "__call__", "generator"),
+    "before write": ("pipelines.stages", "write_rows", "before"),
     "after write": ("pipelines.stages", "write_rows", "after"),
     "before commit": ("pipelines.lance_table.LanceTable", "commit", "before"),
     "after commit": ("pipelines.lance_table.LanceTable", "commit", "after"),
     "after fence": ("pipelines.lance_table.LanceTable", "take_fence", "after"),
     "after creation": ("pipelines.lance_table.LanceTable", "take_fence", "before"),
 }
-IN_A_WORKER = ("after read", "after tokenise", "after write")
+IN_A_STAGE = ("in mid-read", "after read", "after tokenise", "before write", "after write")
+MAY_FAIL = ("in mid-read", "before write")  # where an error of the disk or store is tried again
 ONCE = ("after fence", "after creation")  # a run passes these once
+INJECTED = "an injected I/O error"
 
 
-def arm(seam: str, nth: int, signal_number: int) -> None:
-    """From here on the `nth` time this process passes the seam it sends itself the signal."""
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _fail() -> None:
+    print(INJECTED, file=sys.stderr, flush=True)
+    raise OSError(INJECTED)
+
+
+ACTIONS = {"kill": _kill, "stop": _stop, "fail": _fail}
+
+
+def arm(seam: str, nth: int, act: Callable[[], None]) -> None:
+    """From here on `act` happens the `nth` time this process passes the seam."""
     path, name, when = SEAMS[seam]
     owner = _owner(path)
     real, calls = getattr(owner, name), 0
-
-    def hit() -> None:
-        os.kill(os.getpid(), signal_number)
 
     def patched(*args, **kwargs):
         nonlocal calls
@@ -40,16 +57,16 @@ def arm(seam: str, nth: int, signal_number: int) -> None:
         if when == "generator":
             return generator(real(*args, **kwargs), calls)
         if when == "before" and calls == nth:
-            hit()
+            act()
         result = real(*args, **kwargs)
         if when == "after" and calls == nth:
-            hit()
+            act()
         return result
 
     def generator(items: Iterator, call: int) -> Iterator:
         for item in items:
             if call == nth:
-                hit()
+                act()
             yield item
 
     setattr(owner, name, patched)
@@ -64,8 +81,8 @@ def _owner(path: str):
 
 
 def main() -> None:
-    seam, nth, what, *arguments = sys.argv[1:]
-    arm(seam, int(nth), signal.SIGKILL if what == "kill" else signal.SIGSTOP)
+    seam, nth, action, *arguments = sys.argv[1:]
+    arm(seam, int(nth), ACTIONS[action])
     from pipelines.cli import main as vectormill
 
     sys.argv = ["vectormill", "embed", *arguments]

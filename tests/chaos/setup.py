@@ -13,7 +13,8 @@ from chaos.corpus import FORMATS, MAX_TOKENS, OVERLAP
 from chaos.place import Place
 
 ENGINES = {"inline": 0.9, "ray": 0.1}  # a start of Ray costs as much CPU as ten of the inline engine
-STORES = {"folder": 0.75, "bucket": 0.25}
+FAULTY = "faulty-bucket"
+STORES = {"folder": 0.7, "bucket": 0.1, FAULTY: 0.2}  # faulty: behind a proxy that fails
 TOKENS_A_ROW = {False: 7, True: 32}  # by whether it is chunked
 
 
@@ -57,6 +58,8 @@ class Setup:
         drawn.update({name: value for name, value in (("engine", engine), ("store", store)) if value})
         if drawn["engine"] == "ray":  # work enough to outlive its start
             drawn.update(files=drawn["files"] + 6, seconds_per_unit=0.2)
+        if drawn["store"] != "folder":  # a read of a bucket is work for its server, which has one core
+            drawn.update(files=min(drawn["files"], 6), commit_every_seconds=max(drawn["commit_every_seconds"], 0.1))
         return cls(seed, **drawn)
 
     def write_job(self, path: Path, place: Place) -> None:
