@@ -177,8 +177,9 @@ def attempt(edits: Sequence[Edit], command: Sequence[str]) -> tuple[bool, str, f
 
 def first_complaint(output: str) -> str:
     """What the suite or the test said."""
-    found = re.search(r"FAILED: (.*)|^E +(.*)", output, re.MULTILINE)
-    return (found[1] or found[2])[:110] if found else output.strip().splitlines()[-1][:110]
+    found = re.search(r"FAILED: (.*(?:\n.+)?)|^E +(.*)", output, re.MULTILINE)
+    said = (found[1] or found[2]) if found else output.strip().splitlines()[-1]
+    return " ".join(said.split())[:160]
 
 
 def main(names: Sequence[str]) -> int:

@@ -93,6 +93,12 @@ def judge(dataset: lance.LanceDataset, expectation: Expectation) -> Found:
     return found
 
 
+def files_in(dataset: lance.LanceDataset, expectation: Expectation) -> list[FileVersion]:
+    """Files of the corpus as it is of which the table holds rows."""
+    numbers = {str(n) for n in dataset.to_table(columns=["n"])["n"].to_pylist()}
+    return [file for file in expectation.files.values() if not file.numbers.isdisjoint(numbers)]
+
+
 def _by_shard(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     shards = table["_shard"].to_numpy()
     for shard in np.unique(shards).tolist():

@@ -10,7 +10,7 @@ import lance
 import pyarrow as pa
 from lance.fragment import write_fragments
 
-from chaos.judge import units_of
+from chaos.judge import files_in, units_of
 from chaos.setup import Setup
 from chaos.trial import MOST_FILES, Trial
 from pipelines.config import StorageConfig
@@ -35,7 +35,8 @@ def files_added(trial: Trial) -> bool:
 
 
 def shard_changed(trial: Trial) -> bool:
-    """Between runs: a new shard under the old path."""
+    """Between runs: a new shard under the old path. Mostly one of which rows are in the table already."""
+    _table_in_use(trial)
     trial.stop_all()
     _change(trial)
     return True
@@ -45,6 +46,7 @@ def shard_changed_under_the_driver(trial: Trial) -> bool:
     """It may find out and report it, or have read the file before."""
     driver = trial.working()
     driver.wait_until_it_speaks()
+    time.sleep(trial.chance.uniform(0, 2.0))
     for one in trial.drivers:
         one.may_fail = True
     _change(trial)
@@ -52,7 +54,9 @@ def shard_changed_under_the_driver(trial: Trial) -> bool:
 
 
 def _change(trial: Trial) -> None:
-    old = trial.chance.choice(list(trial.expectation.files.values()))
+    dataset = trial.place.open()
+    there = files_in(dataset, trial.expectation) if dataset else []
+    old = trial.chance.choice(there or list(trial.expectation.files.values()))
     rows = max(1, trial.setup.rows_per_file + trial.chance.randint(-10, 10))
     trial.put(trial.writer.file(old.path, rows, like=old))
 
