@@ -119,7 +119,10 @@ class LanceTable:
                 self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
                 return
             except CommitConflictError:
-                self._dataset = self.address.open()  # an older run committed first; its units will be in the done-set
+                with reading(self.address):
+                    self._dataset = (
+                        self.address.open()
+                    )  # an older run committed first; its units will be in the done-set
             except OSError as bad:
                 raise explain(bad, self.address.location) from bad
         raise TableError(f"{self.address.location}: other runs keep committing; stop them and run again")
@@ -149,7 +152,8 @@ class LanceTable:
                     updated.append(left.metadata if hasattr(left, "metadata") else left)
             return self._transaction([], properties, updated, removed)
 
-        self._commit_fenced(transaction)
+        with reading(self.address):
+            self._commit_fenced(transaction)
         return before - self._dataset.count_rows()
 
     def _transaction(
@@ -288,14 +292,17 @@ class LanceTable:
             self._commit_fenced(lambda: self._transaction([], {}))
         files, root = filesystem_for(self.address.location, self.address.storage)
         for name in orphans:
-            with contextlib.suppress(FileNotFoundError):  # an older run was removing the same
+            with reading(self.address), contextlib.suppress(FileNotFoundError):  # an older run was removing the same
                 files.delete_file(f"{root}/{name}")
         return len(orphans)
 
     def orphans(self, older_than_seconds: float) -> list[str]:
         """Data files below the table's folder that no version refers to and that are at least this old."""
-        present = self._dataset.all_files().read_all()  # before `tracked`: what is committed in between is no orphan
-        tracked = set(self._dataset.tracked_files().read_all()["path"].to_pylist())
+        with reading(self.address):
+            present = (
+                self._dataset.all_files().read_all()
+            )  # before `tracked`: what is committed in between is no orphan
+            tracked = set(self._dataset.tracked_files().read_all()["path"].to_pylist())
         limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         return [
             path

@@ -10,7 +10,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
-from pipelines.errors import Superseded, TableError
+from pipelines.errors import StorageError, Superseded, TableError
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import FENCE_ID, RUN_PROPERTY, LanceTable
 from pipelines.schema import TableMetadata, table_schema
@@ -269,6 +269,17 @@ def test_an_orphan_that_another_run_removed_first_is_no_error(table, address, mo
     [path] = table.orphans(0)
     monkeypatch.setattr(LanceTable, "orphans", lambda self, seconds: [path, "data/gone.lance"])
     assert table.remove_orphans(0) == 2
+
+
+@pytest.mark.parametrize("call", ["all_files", "tracked_files"])
+def test_a_store_that_fails_while_orphans_are_listed_is_one_message(table, monkeypatch, call):
+    def fail(self):
+        raise pa.ArrowInvalid("External error: LanceError(IO): Generic S3 error: HTTP error: request or response body")
+
+    table.take_fence("run", {})
+    monkeypatch.setattr(lance.LanceDataset, call, fail)
+    with pytest.raises(StorageError, match="the store failed"):
+        table.remove_orphans(0)
 
 
 def test_commit_and_status_survive_a_compaction_that_rewrote_an_index(table, address, monkeypatch):
