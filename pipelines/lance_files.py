@@ -1,12 +1,14 @@
-"""Where a table is, and the data files that workers write for it: invisible until the committer commits them."""
+"""Where a table is, and the data files that workers write for it: invisible until the committer commits them, orphans if
+it never does."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import lance
@@ -15,7 +17,7 @@ from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
 from pipelines.errors import TableError
-from pipelines.storage import explain, is_s3, lance_options, local_path
+from pipelines.storage import explain, filesystem_for, is_s3, lance_options, local_path
 
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
@@ -72,7 +74,7 @@ def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
     return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(address: TableAddress) -> Iterator[None]:
     """Gives what Lance raises over a file that is gone, damaged or out of reach as one clear error."""
     try:
@@ -86,3 +88,36 @@ def reading(address: TableAddress) -> Iterator[None]:
                 "table and run `vectormill embed` again."
             ) from bad
         raise explain(bad, address.location) from bad
+
+
+def transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
+    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:
+        # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
+        # such a transaction.
+        return None, {}
+    return transaction.uuid, dict(transaction.transaction_properties or {})
+
+
+def orphan_files(address: TableAddress, dataset: lance.LanceDataset, older_than_seconds: float) -> list[str]:
+    """Data files below the table's folder that no version refers to and that are at least this old."""
+    with reading(address):
+        present = dataset.all_files().read_all()  # before `tracked`: what is committed in between is no orphan
+        tracked = set(dataset.tracked_files().read_all()["path"].to_pylist())
+    limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
+    return [
+        path
+        for path, modified in zip(*(present[c].to_pylist() for c in ("path", "last_modified")), strict=True)
+        if path.startswith("data/") and path not in tracked and modified <= limit
+    ]
+
+
+def remove_files(address: TableAddress, names: Iterable[str]) -> None:
+    """Delete files below the table's folder. One that is gone already is no error: another run removes the same."""
+    files, root = filesystem_for(address.location, address.storage)
+    with reading(address):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                files.delete_file(f"{root}/{name}")

@@ -14,12 +14,11 @@ pylance. A plain Append duplicates rows when a driver is killed or a commit's an
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import lance
@@ -29,9 +28,9 @@ from lance.fragment import FragmentMetadata
 
 from pipelines.checkpoint import Totals, UnitInTable
 from pipelines.errors import Superseded, TableError
-from pipelines.lance_files import TableAddress, reading
+from pipelines.lance_files import TableAddress, orphan_files, reading, remove_files, transaction_of
 from pipelines.schema import TableMetadata
-from pipelines.storage import explain, filesystem_for
+from pipelines.storage import explain
 
 FENCE_ID = 2**31 - 1
 RUN_PROPERTY = "vectormill.run"
@@ -197,7 +196,7 @@ class LanceTable:
         landed = None
         for number in range(version + 1, latest.version + 1):
             try:
-                seen, properties = _transaction_of(latest, number)
+                seen, properties = transaction_of(latest, number)
             except (OSError, ValueError) as bad:
                 raise Superseded(
                     f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
@@ -267,7 +266,7 @@ class LanceTable:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
         for number in range(self.version, max(1, self.version - look_back), -1):
             try:
-                _, properties = _transaction_of(self._dataset, number)
+                _, properties = transaction_of(self._dataset, number)
             except (OSError, ValueError):
                 return {}  # cleaned up: properties are a log, not the truth
             if RUN_PROPERTY in properties:
@@ -287,36 +286,8 @@ class LanceTable:
         A run may have taken over before the files were listed, and some of them be its own, about to be committed or
         committed already. So the fence is proved once more after the listing. Raises Superseded."""
         assert self._run is not None, "take_fence first"
-        orphans = self.orphans(older_than_seconds)
-        if orphans:
+        found = orphan_files(self.address, self._dataset, older_than_seconds)
+        if found:
             self._commit_fenced(lambda: self._transaction([], {}))
-        files, root = filesystem_for(self.address.location, self.address.storage)
-        for name in orphans:
-            with reading(self.address), contextlib.suppress(FileNotFoundError):  # an older run was removing the same
-                files.delete_file(f"{root}/{name}")
-        return len(orphans)
-
-    def orphans(self, older_than_seconds: float) -> list[str]:
-        """Data files below the table's folder that no version refers to and that are at least this old."""
-        with reading(self.address):
-            present = (
-                self._dataset.all_files().read_all()
-            )  # before `tracked`: what is committed in between is no orphan
-            tracked = set(self._dataset.tracked_files().read_all()["path"].to_pylist())
-        limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        return [
-            path
-            for path, modified in zip(*(present[c].to_pylist() for c in ("path", "last_modified")), strict=True)
-            if path.startswith("data/") and path not in tracked and modified <= limit
-        ]
-
-
-def _transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
-    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
-    try:
-        transaction = dataset.read_transaction(version)
-    except TypeError:
-        # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
-        # such a transaction.
-        return None, {}
-    return transaction.uuid, dict(transaction.transaction_properties or {})
+        remove_files(self.address, found)
+        return len(found)
