@@ -1,5 +1,5 @@
-"""Where a table is, and the data files that workers write for it: invisible until the committer commits them, orphans if
-it never does."""
+"""Where a table is, and the data files that workers write for it: invisible until the committer commits them, and
+orphans if it never does."""
 
 from __future__ import annotations
 
