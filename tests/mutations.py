@@ -40,7 +40,7 @@ class Mutation:
 
 
 def chaos(only: str, faults: int = 3, seed: int = 1) -> tuple[str, ...]:
-    options = f"--faults {faults} --minutes 0 --seed {seed} --at-once 1 --engine inline --store folder"
+    options = f"--faults {faults} --minutes 0 --seed {seed} --failures 1 --at-once 1 --engine inline --store folder"
     return ("-m", "chaos", *options.split(), "--only", only)
 
 

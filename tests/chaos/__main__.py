@@ -66,7 +66,8 @@ class Suite:
     def enough(self) -> bool:
         faults = self.faults.total() + sum(trial.faults.total() for trial in self.running)
         done = faults >= self.options.faults and self.seconds >= 60 * self.options.minutes
-        return self.stopping.is_set() or (done and self.options.trial_seed is None)
+        given_up = len(self.failed) >= self.options.failures
+        return self.stopping.is_set() or given_up or (done and self.options.trial_seed is None)
 
     def lane(self) -> None:
         """One trial after the other."""
@@ -180,6 +181,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--faults", type=int, default=1000, help="at least so many (1000)")
     parser.add_argument("--minutes", type=float, default=30, help="at least so long (30)")
+    parser.add_argument("--failures", type=int, default=5, help="give up after so many failed trials (5)")
     parser.add_argument("--seed", type=int, help="of all trials; absent: a new one")
     parser.add_argument("--trial-seed", type=int, help="run this one trial alone")
     parser.add_argument("--at-once", type=int, default=2, help="trials side by side (2)")

@@ -59,14 +59,13 @@ def kill_at_seam(seam: str) -> Inflict:
 
 
 def fail_at_seam(seam: str) -> Inflict:
-    """An error of the disk: the unit is done again from its source, and the run does not mind."""
+    """An error of the disk: the unit is done again from its source, and the run comes to its end as if nothing had
+    been."""
 
     def inflict(trial: Trial) -> bool:
         trial.ensure_work()
         driver = trial.start(seam=(seam, trial.chance.choice((1, 2, 3, 5)), "fail"))
-        deadline = time.monotonic() + SECONDS_TO_NOTICE
-        while driver.alive and INJECTED not in driver.log and time.monotonic() < deadline:
-            time.sleep(0.05)
+        driver.wait()
         return INJECTED in driver.log
 
     return inflict

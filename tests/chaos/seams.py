@@ -27,6 +27,7 @@ IN_A_STAGE = ("in mid-read", "after read", "after tokenise", "before write", "af
 MAY_FAIL = ("in mid-read", "before write")  # where an error of the disk or store is tried again
 ONCE = ("after fence", "after creation")  # a run passes these once
 INJECTED = "an injected I/O error"
+_stderr = os.dup(2)  # a run sends what the engine writes to stderr elsewhere
 
 
 def _kill() -> None:
@@ -38,7 +39,7 @@ def _stop() -> None:
 
 
 def _fail() -> None:
-    print(INJECTED, file=sys.stderr, flush=True)
+    os.write(_stderr, f"{INJECTED}\n".encode())
     raise OSError(INJECTED)
 
 

@@ -172,7 +172,9 @@ def another_job_commits(trial: Trial) -> bool:
     trial.expectation.foreign[shard] = set(ids)
     known = {"_shard": shard, "_unit": shard, "_chunk": 0, "_start": 0, "_end": 0, "_tokens": 0, "_truncated": False}
     known |= {"_reason": "no_text", "_detail": "of another job"}
-    columns = {name: [known.get(name)] * FOREIGN_ROWS for name in dataset.schema.names}
+    columns = {
+        field.name: [known.get(field.name, None if field.nullable else 0)] * FOREIGN_ROWS for field in dataset.schema
+    }
     columns |= {"id": ids, "_row": list(range(FOREIGN_ROWS))}
     rows = pa.table(columns, schema=dataset.schema.remove_metadata())
     if trial.chance.random() < 0.5:
