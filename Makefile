@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check kill-test docs clean
+.PHONY: demo test check chaos kill-test mutations docs clean
 
 demo: .venv/run.done
 	$(BIN)/python -m pipelines.demo
@@ -19,9 +19,17 @@ check: .venv/dev.done
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-# 20 random kill -9 of the driver over 50,000 rows; the table must verify. A few minutes.
+# 1,000 random faults of every kind over small jobs, at least half an hour; `make chaos CHAOS="--help"`.
+chaos: .venv/dev.done
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+# 20 random kill -9 of the driver, on Ray; the tables must verify. A few minutes.
 kill-test: .venv/dev.done
-	$(BIN)/python tests/kill_driver.py
+	PYTHONPATH=tests $(BIN)/python -m chaos --faults 20 --minutes 0 --engine ray --only "kill -9 of the driver"
+
+# Switches off one loss-prevention rule at a time, in a copy; the tests must notice. Some minutes.
+mutations: .venv/dev.done
+	$(BIN)/python tests/mutations.py
 
 docs: .venv/dev.done
 	$(BIN)/python docs/generate.py

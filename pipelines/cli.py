@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -35,14 +37,26 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (VectormillError, ModelError, Stopped) as bad:
-            _fail(str(bad), getattr(bad, "exit_code", 1))
-        except OSError as bad:
-            if isinstance(bad.__context__, Stopped):  # a pipe to a process that ended with the run
-                _fail(str(bad.__context__), bad.__context__.exit_code)
+        except (Exception, Stopped) as bad:
+            # A pipe to a process that ended with the run, or Lance, may raise its own in place of the stop.
+            in_its_place = bad.__context__ if isinstance(bad.__context__, Stopped) else bad
+            why = _on_signal.stopped or in_its_place
+            if isinstance(why, (VectormillError, ModelError, Stopped)):
+                _fail(str(why), getattr(why, "exit_code", 1))
             raise
 
 
+class _StopSignals:
+    """Raises Stopped, and remembers it: raised while Lance is at work it comes back as an error of Arrow."""
+
+    stopped: Stopped | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> NoReturn:
+        self.stopped = Stopped(signum)
+        raise self.stopped
+
+
+_on_signal = _StopSignals()
 app = typer.Typer(
     name="vectormill",
     cls=_Group,
@@ -242,12 +256,21 @@ def _exit_unless(well: bool) -> None:
         raise typer.Exit(1)
 
 
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(signum)
+def _leave(code: int) -> NoReturn:
+    """End the process with this exit code, also while a thread of the engine is at work. Python's own end would unwind
+    that thread inside Lance, which aborts the process: exit code -6 in place of "stopped" or "superseded"."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
-    app()
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
+    try:
+        app()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))

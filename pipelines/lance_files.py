@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -73,7 +73,7 @@ def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
     return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
 
 
-@contextmanager
+@contextlib.contextmanager
 def reading(address: TableAddress) -> Iterator[None]:
     """Gives what Lance raises over a file that is gone, damaged or out of reach as one clear error."""
     try:
@@ -87,3 +87,14 @@ def reading(address: TableAddress) -> Iterator[None]:
                 "table and run `vectormill embed` again."
             ) from bad
         raise explain(bad, address.location) from bad
+
+
+def transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
+    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:
+        # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
+        # such a transaction.
+        return None, {}
+    return transaction.uuid, dict(transaction.transaction_properties or {})

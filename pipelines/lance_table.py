@@ -31,7 +31,7 @@ from lance.fragment import FragmentMetadata
 from pipelines.checkpoint import Totals, UnitInTable
 from pipelines.errors import StoreUnavailable, Superseded, TableError
 from pipelines.faults import STORE_ERRORS, Attempts, explain, patiently
-from pipelines.lance_files import TableAddress, reading
+from pipelines.lance_files import TableAddress, reading, transaction_of
 from pipelines.orphans import Orphans, find_orphans
 from pipelines.schema import TableMetadata
 from pipelines.storage import filesystem_for
@@ -161,7 +161,8 @@ class LanceTable:
                     updated.append(left.metadata if hasattr(left, "metadata") else left)
             return self._transaction([], properties, updated, removed)
 
-        self._commit_fenced(transaction)
+        with reading(self.address):
+            self._commit_fenced(transaction)
         return before - self._dataset.count_rows()
 
     def _transaction(
@@ -218,7 +219,7 @@ class LanceTable:
         landed = None
         for number in range(version + 1, latest.version + 1):
             try:
-                seen = latest.read_transaction(number)
+                seen, properties = transaction_of(latest, number)
             except STORE_ERRORS as bad:
                 if isinstance(explain(bad, self.address.location), StoreUnavailable):
                     raise
@@ -226,8 +227,7 @@ class LanceTable:
                     f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
                     "whether a newer run took over. Stopped; run the same command again."
                 ) from bad
-            properties = seen.transaction_properties or {}
-            if seen.uuid in tried:
+            if seen in tried:
                 landed = number
             elif properties.get(RUN_PROPERTY, self._run) != self._run:
                 if landed is not None:
@@ -301,7 +301,7 @@ class LanceTable:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
         for number in range(self.version, max(1, self.version - look_back), -1):
             try:
-                properties = self._dataset.read_transaction(number).transaction_properties or {}
+                _, properties = transaction_of(self._dataset, number)
             except (OSError, ValueError):
                 return {}  # cleaned up: properties are a log, not the truth
             if RUN_PROPERTY in properties:
@@ -319,7 +319,10 @@ class LanceTable:
 
     def remove_orphans(self, older_than_seconds: float) -> Orphans:
         """Delete data files that no version refers to, left by killed runs; returns what was found. Only with the
-        fence: files an older run wrote can then never be committed. The age protects other writers of the table."""
+        fence: files an older run wrote can then never be committed. The age protects other writers of the table.
+
+        A run may have taken over before the files were listed, and some of them be its own, about to be committed or
+        committed already. So the fence is proved once more after the listing. Raises Superseded."""
         assert self._run is not None, "take_fence first"
         where = self.address.location
 
@@ -328,10 +331,12 @@ class LanceTable:
                 return find_orphans(self._dataset, older_than_seconds)
 
         found = patiently("looking for orphan files", where, look)
+        if found.paths:
+            self._commit_fenced(lambda: self._transaction([], {}))
         files, root = filesystem_for(where, self.address.storage)
 
         def remove(name: str) -> None:
-            with contextlib.suppress(FileNotFoundError):  # an attempt whose answer was lost
+            with contextlib.suppress(FileNotFoundError):  # another run's work, or an attempt whose answer was lost
                 files.delete_file(f"{root}/{name}")
 
         for name in found.paths:

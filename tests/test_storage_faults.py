@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy, Rule
 from jobs import Said, job, run, text_of
-from kill_driver import judge
+from simple_judge import judge
 
 from actors.embedder import Embedder
 from actors.spec import ModelSpec
@@ -63,7 +63,7 @@ class Store:
         return job(tmp_path, corpus=corpus, table={"uri": f"{uri}/db"}, storage=where, **sections)
 
     def verdict(self, numbers=range(SHARDS * ROWS)):
-        """What is wrong with the table, by kill_driver.judge; RIGHT where nothing is."""
+        """What is wrong with the table, by simple_judge.judge; RIGHT where nothing is."""
         numbers = list(numbers)
         vectors = Embedder(ModelSpec("fake")).embed_documents([text_of(n) for n in numbers])
         options = {"aws_endpoint": self.endpoint, "aws_region": "us-east-1", "allow_http": "true"}

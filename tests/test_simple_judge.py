@@ -1,36 +1,25 @@
-"""A short slice of the kill test, and proof that its judge can find fault."""
+"""Proof that the judge of simple corpora can find fault."""
 
-import json
-
-import kill_driver
 import lance
 import pyarrow as pa
 import pytest
+import simple_judge
 from jobs import job, run
 
 ROWS = 200
 
 
-def test_three_kills(capsys):
-    code = kill_driver.main(["--rows", "2000", "--kills", "3", "--engine", "inline", "--seconds", "4", "--seed", "1"])
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert code == 0, result
-    assert result["kills"] == 3
-    assert (result["rows"], result["lost"], result["doubled"], result["wrong"]) == (2000, 0, 0, 0)
-    assert result["verified"]
-
-
 @pytest.fixture
 def table(tmp_path):
     """A finished table over the kill test's corpus, and where it is."""
-    kill_driver.write_corpus(tmp_path / "corpus", ROWS)
+    simple_judge.write_corpus(tmp_path / "corpus", ROWS)
     config = job(tmp_path, corpus={"columns": []})
     assert run(config).adds_up
     return config.table.location
 
 
 def judge(table):
-    return kill_driver.judge(table, kill_driver.expected_vectors(ROWS))
+    return simple_judge.judge(table, simple_judge.expected_vectors(ROWS))
 
 
 def test_judge_finds_nothing_wrong_with_a_good_table(table):

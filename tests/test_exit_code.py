@@ -1,0 +1,70 @@
+"""The exit code is the truth, also when the engine is in the middle of something as the command ends."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import yaml
+from jobs import job, write_parquet
+
+# The engine's thread writes without end, so that it is inside Lance whenever the run is stopped.
+WRITING = textwrap.dedent(
+    """
+    import os, signal, sys
+    import pipelines.stages
+    real = pipelines.stages.write_rows
+
+    def for_ever(address, rows):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            real(address, rows)
+
+    pipelines.stages.write_rows = for_ever
+    from pipelines.cli import main
+    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
+    main()
+    """
+)
+
+
+def embed(script, folder):
+    write_parquet(folder / "corpus")
+    (folder / "job.yaml").write_text(yaml.safe_dump(job(folder).model_dump(mode="json")))
+    command = [sys.executable, "-c", script, str(folder / "job.yaml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_thread_inside_lance_does_not_abort_a_stopped_run(tmp_path):
+    done = embed(WRITING, tmp_path)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped. What is committed stays" in done.stderr
+
+
+# Lance asks for signals while it reads, and hands what a handler raises on as an error of Arrow.
+READING = textwrap.dedent(
+    """
+    import os, signal, sys
+    import pyarrow as pa
+    from pipelines import cli
+    from pipelines.errors import Stopped
+    from pipelines.lance_table import LanceTable
+
+    def interrupted(self):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped as stop:
+            error = pa.ArrowInvalid(f"External error: Stopped: {stop}")
+        raise error
+
+    LanceTable.units = interrupted
+    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
+    cli.main()
+    """
+)
+
+
+def test_a_stop_that_comes_back_as_an_error_of_arrow_is_a_stop(tmp_path):
+    done = embed(READING, tmp_path)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped. What is committed stays" in done.stderr
