@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import TextTokenizer
+from pipelines import deadline
 from pipelines.chunking import passages
 from pipelines.config import ChunkingConfig
 from pipelines.digests import DIGEST_FIELDS, with_digests
@@ -31,20 +32,26 @@ from pipelines.storage import explain
 WRITE_ATTEMPTS = 6  # with 0.5, 1, 2, 4 and 8 seconds between them
 
 
-def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parcel]]:
-    """Read a span in one pass. A unit that cannot be read becomes a parcel of its own, with the failure."""
+def reader(
+    corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = None
+) -> Callable[[Span], Iterator[Parcel]]:
+    """Read a span in one pass. A unit that cannot be read, or not in its time, becomes a parcel of its own, with the
+    failure."""
+
+    def units_of(units: list[Unit]) -> Iterator[tuple[Unit, pa.Table | str]]:
+        return _read_units(units, _in_time(corpus.read(units, carried), timeout_seconds))
 
     def read(span: Span) -> Iterator[Parcel]:
         if len(span) > 1:  # bundles of one unit each, of one shard
             started = time.perf_counter()
-            for unit, rows in _read_units(corpus, [bundle[0] for bundle in span], carried):
+            for unit, rows in units_of([bundle[0] for bundle in span]):
                 yield _delivered((unit,), rows, started)
                 started = time.perf_counter()
             return
         started = time.perf_counter()
         tables, units = [], []
         for _, group in groupby(span[0], key=lambda unit: unit.shard):
-            for unit, rows in _read_units(corpus, list(group), carried):
+            for unit, rows in units_of(list(group)):
                 if isinstance(rows, str):
                     yield Parcel((unit,)).failed(rows)
                 else:
@@ -56,11 +63,17 @@ def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parc
     return read
 
 
-def _read_units(corpus: Corpus, units: list[Unit], carried: pa.Schema) -> Iterator[tuple[Unit, pa.Table | str]]:
+def _in_time(tables: Iterator[pa.Table], seconds: float | None) -> Iterator[pa.Table]:
+    """The tables; raises deadline.Hung when one does not come within `seconds`."""
+    while (table := deadline.call(seconds, lambda: next(tables, None))) is not None:
+        yield table
+
+
+def _read_units(units: list[Unit], tables: Iterator[pa.Table]) -> Iterator[tuple[Unit, pa.Table | str]]:
     """Each unit with its rows, or with why it (and what follows it in the file) cannot be read."""
     at = 0
     try:
-        for rows in corpus.read(units, carried):
+        for rows in tables:
             assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
             yield units[at], rows
             at += 1
@@ -221,8 +234,15 @@ def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
     return with_digests(rows.select(given.names).cast(given))
 
 
-def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
-    """The receipt for a row whose process dies each time: recorded with its place and a reason, without reading it."""
+LOST = {
+    "crashes_worker": "the process that worked on it died each time",
+    "hangs_worker": "the process that worked on it hung each time",
+}
+
+
+def lost_row(unit: Unit, reason: str, schema: pa.Schema, address: TableAddress) -> Parcel:
+    """The receipt for a row that kills or hangs its process each time: recorded with its place and the reason, without
+    reading it."""
     assert unit.rows == 1
     known = {
         "id": f"{unit.path}#{unit.start}",
@@ -234,10 +254,10 @@ def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
         "_end": 0,
         "_tokens": 0,
         "_truncated": False,
-        "_reason": "crashes_worker",
-        "_detail": f"{unit.path} row {unit.start}: the process that worked on it died each time",
+        "_reason": reason,
+        "_detail": f"{unit.path} row {unit.start}: {LOST[reason]}",
     }
     fields = [field for field in schema if field not in DIGEST_FIELDS]
     row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
     fragments = write_rows(address, with_digests(row))
-    return Parcel((unit,), counts={"reason:crashes_worker": 1, "records": 1}, fragments=fragments)
+    return Parcel((unit,), counts={f"reason:{reason}": 1, "records": 1}, fragments=fragments)
