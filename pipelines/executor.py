@@ -82,6 +82,12 @@ class Stage:
     timeout_seconds: float | None = None
 
 
+def left_of(span: Span, missing: set[int]) -> Span:
+    """What of a span has not come back; `missing` are unit ids."""
+    bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
+    return tuple(bundle for bundle in bundles if bundle)
+
+
 class Executor(Protocol):
     @property
     def gpus(self) -> int:

@@ -34,7 +34,7 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from pipelines.committer import with_ticks
 from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
-from pipelines.executor import Parcel, Reader, Stage
+from pipelines.executor import Parcel, Reader, Stage, left_of
 from pipelines.plan import Span
 from pipelines.watch import ReplicasGone, Watch
 from pipelines.wire import decode, span_to_json
@@ -47,8 +47,9 @@ TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
 PROBE_SECONDS = 10.0
 INIT_DEATHS = 3  # of replicas that die while they start, one after the other, before the run ends
+MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
 LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
-HEAD_LOST_SECONDS = 45.0  # without an answer; after 60 Ray ends the process, without a word
+HEAD_LOST_SECONDS = 40.0  # without an answer; after 60 Ray ends the process, without a word
 
 
 class RayExecutor:
@@ -93,14 +94,11 @@ class RayExecutor:
         return max(1, max(nodes) // -(-replicas // len(nodes)))
 
     def describe(self) -> dict[str, Any]:
-        resources = ray.cluster_resources()
-        return {
-            "engine": "ray",
-            "ray": ray.__version__,
-            "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
-            "cpus": resources.get("CPU", 0),
-            "gpus": resources.get("GPU", 0),
-        }
+        facts: dict[str, Any] = {"engine": "ray", "ray": ray.__version__}
+        if self._head_lost:  # there is nobody to ask
+            return facts
+        resources, nodes = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"])
+        return facts | {"nodes": nodes, "cpus": resources.get("CPU", 0), "gpus": resources.get("GPU", 0)}
 
     def require(self, replicas: int) -> None:
         """Raise ConfigError if the cluster can never hold so many replicas: their stage would wait for ever."""
@@ -130,16 +128,20 @@ class RayExecutor:
 
     def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
         missing = {unit.id for span in spans for bundle in span for unit in bundle}
-        while spans:
-            watch = self._watch(stages)
+        for _ in range(MOST_EXECUTIONS):
+            if not spans:
+                return
+            dead, watch = _dead_nodes(), self._watch(stages)
             try:
                 for parcel in self._stream(read, stages, spans, watch):
                     missing.difference_update(unit.id for unit in parcel.bundle)
                     yield parcel
-                return
+                if _dead_nodes() <= dead:
+                    return
             except ReplicasGone:
                 stages = [_fitting(stage) for stage in stages]
-                spans = [left for span in spans if (left := _left(span, missing))]
+            # What was on a node that died is no row's fault.
+            spans = [rest for span in spans if (rest := left_of(span, missing))]
 
     def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Parcel]:
         """One execution by Ray Data. Raises ReplicasGone if what is left would wait for replicas that are gone."""
@@ -215,6 +217,10 @@ def _room(stage: Stage) -> int:
     return sum(int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"])
 
 
+def _dead_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
 def _fitting(stage: Stage) -> Stage:
     """The stage with no more replicas to begin with than there is room for now."""
     if stage.replicas is None:
@@ -225,12 +231,6 @@ def _fitting(stage: Stage) -> Stage:
 
 def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _left(span: Span, missing: set[int]) -> Span:
-    """What of a span has not come back."""
-    bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
-    return tuple(bundle for bundle in bundles if bundle)
 
 
 def _connect(address: str) -> None:

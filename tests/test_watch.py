@@ -6,9 +6,11 @@ import pytest
 from jobs import job
 
 from pipelines import prepare as prepare_module
-from pipelines import watch
+from pipelines import ray_executor, watch
 from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
+from pipelines.executor import Parcel, Stage, left_of
+from pipelines.plan import Unit
 from pipelines.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 
 
@@ -138,3 +140,67 @@ def test_replicas_as_asked(tmp_path):
 def test_a_range_in_order():
     with pytest.raises(ValueError, match="less than min"):
         ReplicaRange(min=3, max=2)
+
+
+# ---------------------------------------------------------------------- what is run again after a node was lost
+
+
+class Executions:
+    """Stands for Ray Data: each execution gives the units that it is told to, and may lose a node."""
+
+    def __init__(self, monkeypatch, *script):
+        self.asked, self._script, self._dead = [], list(script), set()
+        monkeypatch.setattr(ray_executor, "_dead_nodes", lambda: set(self._dead))
+        monkeypatch.setattr(ray_executor, "_room", lambda stage: 2)
+        self.executor = object.__new__(ray_executor.RayExecutor)
+        self.executor._stream = self._stream
+
+    def _stream(self, read, stages, spans, watch):
+        self.asked.append(
+            ([unit.start for span in spans for bundle in span for unit in bundle], stages[0].replicas.min)
+        )
+        given, event = self._script.pop(0)
+        for start in given:
+            yield Parcel((row(start),))
+        if event == "gone":
+            raise ReplicasGone
+        if event == "node lost":
+            self._dead.add(len(self.asked))
+
+    def run(self, *starts):
+        stage = Stage("embed", lambda: None, num_gpus=1, replicas=ReplicaRange(min=4, max=8))
+        spans = [((row(start),),) for start in starts]
+        return [parcel.bundle[0].start for parcel in self.executor.run(None, [stage], spans)]
+
+
+def row(start):
+    return Unit(1, "a.parquet", start, start + 1, 10, "s")
+
+
+def test_units_that_were_on_a_lost_node_are_run_again_at_once(monkeypatch):
+    found = Executions(monkeypatch, ([1, 3], "node lost"), ([2, 4], None))
+    assert found.run(1, 2, 3, 4) == [1, 3, 2, 4]
+    assert found.asked == [([1, 2, 3, 4], 4), ([2, 4], 4)]
+
+
+def test_units_lost_without_a_node_are_left_to_be_narrowed_down(monkeypatch):
+    found = Executions(monkeypatch, ([1, 3], None))
+    assert found.run(1, 2, 3) == [1, 3]
+
+
+def test_units_that_wait_for_replicas_that_are_gone_are_run_by_those_there_is_room_for(monkeypatch):
+    found = Executions(monkeypatch, ([1], "gone"), ([2, 3], None))
+    assert found.run(1, 2, 3) == [1, 2, 3]
+    assert found.asked == [([1, 2, 3], 4), ([2, 3], 2)]
+
+
+def test_running_again_is_bounded(monkeypatch):
+    found = Executions(monkeypatch, *[([], "node lost")] * ray_executor.MOST_EXECUTIONS)
+    assert found.run(1) == []
+    assert found.run() == [], "nothing to do"
+
+
+def test_what_is_left_of_a_span():
+    span = ((row(1), row(2)), (row(3),), (row(4),))
+    assert left_of(span, {row(2).id, row(4).id}) == ((row(2),), (row(4),))
+    assert left_of(span, set()) == ()
