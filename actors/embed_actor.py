@@ -1,7 +1,8 @@
 """The embed stage as a plain class: a table of token ids in, the same rows with vectors out.
 
 Rows that already carry a reason pass through with a null vector. A vector that is not finite, or all zero, gets a
-reason here: a search would answer with it, or never find it.
+reason here: a search would answer with it, or never find it. But only a replica that still gives a usable vector for
+a known text may blame the row: one that does not is broken, whatever it is given.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.embedder import Embedder
-from actors.spec import ModelSpec
+from actors.spec import ModelSpec, ReplicaBroken
 
 NON_FINITE = "non_finite"
+KNOWN_TEXT = "Paris is the capital of France."  # it passed the self-check when the replica started
 
 
 class EmbedActor:
@@ -30,13 +32,15 @@ class EmbedActor:
         """Same rows, same order: `_ids` (list<int32>) goes, `vector` (fixed_size_list<float>[D]) comes last.
 
         `_ids` and `vector` are null where `_reason` is set. Rows whose vector cannot be used get `_reason`
-        "non_finite" and a `_detail`.
+        "non_finite" and a `_detail`. Raises ReplicaBroken when it is not for the rows' sake.
         """
         todo_N = pc.is_null(table["_reason"]).to_numpy(zero_copy_only=False)
         ids_T, offsets = _sequences(table["_ids"], todo_N)
         found_MD = self._thread.submit(self._embedder.embed, ids_T, offsets).result()
         assert len(found_MD) == int(todo_N.sum())
-        usable_M = np.isfinite(found_MD).all(axis=1) & (found_MD != 0).any(axis=1)
+        usable_M = _usable(found_MD)
+        if not usable_M.all():
+            self._blame_the_rows(int((~usable_M).sum()), len(usable_M))
         bad_N = np.zeros(len(table), dtype=np.bool_)
         bad_N[np.flatnonzero(todo_N)[~usable_M]] = True
 
@@ -53,6 +57,18 @@ class EmbedActor:
         assert len(out) == len(table), f"{len(table)} rows in, {len(out)} out"
         assert out["vector"].null_count == len(out) - out["_reason"].null_count
         return out
+
+    def _blame_the_rows(self, unusable: int, rows: int) -> None:
+        known_1D = self._thread.submit(self._embedder.embed_documents, [KNOWN_TEXT]).result()
+        if not _usable(known_1D).all():
+            raise ReplicaBroken(
+                f"{unusable} of {rows} vectors are not finite or all zero, and so is that of a known text: this "
+                "replica's device or memory is broken"
+            )
+
+
+def _usable(vectors_ND: np.ndarray) -> np.ndarray:
+    return np.isfinite(vectors_ND).all(axis=1) & (vectors_ND != 0).any(axis=1)
 
 
 def _sequences(column: pa.ChunkedArray, todo_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,8 +80,12 @@ def _section(schema: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _type(facts: dict[str, Any]) -> str:
-    if "anyOf" in facts:
-        return " or ".join(_type(choice) for choice in facts["anyOf"])
+    choices = facts.get("anyOf", facts.get("oneOf"))
+    if choices:
+        return " or ".join(_type(choice) for choice in choices)
+    if "$ref" in facts:
+        inner = JobConfig.model_json_schema()["$defs"][facts["$ref"].rpartition("/")[2]]
+        return f"`{{{', '.join(inner['properties'])}}}`"
     if "enum" in facts:
         return " / ".join(f"`{value}`" for value in facts["enum"])
     if "const" in facts:

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from actors.spec import ModelError, ModelSpec
 from pipelines.errors import ConfigError
@@ -200,6 +210,28 @@ class StorageConfig(Section):
     """Read public buckets without credentials."""
 
 
+class ReplicaRange(Section):
+    """A pool that grows and shrinks with the cluster."""
+
+    min: int = Field(ge=1)
+    """Replicas that a run starts with, and keeps as long as the cluster can hold them."""
+    max: int = Field(ge=1)
+    """Most replicas: a run that has work for them takes what the cluster has, also what comes later."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ReplicaRange:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
+def _replicas_form(value: Any) -> str:
+    """Which form of run.replicas is meant, so that a mistake is explained once and not for each form."""
+    if isinstance(value, (dict, ReplicaRange)):
+        return "range"
+    return "word" if isinstance(value, str) and not value.isdigit() else "number"
+
+
 class RunConfig(Section):
     engine: Literal["ray", "inline"] = "ray"
     """`inline` runs the same stages in this process, one unit after the other."""
@@ -208,8 +240,12 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where replicas compute; `auto` is cuda when the cluster has a GPU as the run starts. Set `cuda`, and
     `run.replicas`, on a cluster whose GPU nodes come up on demand."""
-    replicas: int | Literal["auto"] = "auto"
-    """Copies of the model; `auto` is one per GPU, or one on a CPU-only cluster."""
+    replicas: Annotated[
+        Annotated[int, Tag("number")] | Annotated[Literal["auto"], Tag("word")] | Annotated[ReplicaRange, Tag("range")],
+        Discriminator(_replicas_form),
+    ] = "auto"
+    """Copies of the model: a number; `{min: 2, max: 8}` for as many as there is room and work for, also on nodes that
+    come later; `auto` is one per GPU that is up as the run starts, or one on a CPU-only cluster."""
     token_budget: int | Literal["auto"] = "auto"
     """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by
     measuring, at most 32,768."""
@@ -229,10 +265,14 @@ class RunConfig(Section):
     remove_orphans_after_seconds: float = Field(default=3600, ge=0)
     """Data files that no version of the table refers to are removed at the start of a run when at least this old.
     Longer than any other writer of the table needs between writing a file and committing it."""
+    stage_timeout_seconds: float | None = Field(default=1800, gt=0)
+    """Longest time to read, tokenise, embed or write one work unit (about ten seconds of work). A process that takes
+    longer is taken for hung: the log names the units it had in hand, Ray replaces it, and a row that hangs it each time
+    is recorded. null: wait for ever."""
 
     @field_validator("replicas", "token_budget", "rows_per_unit")
     @classmethod
-    def _positive(cls, value: int | str) -> int | str:
+    def _positive(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 1:
             raise ValueError("must be at least 1, or auto")
         return value
@@ -319,8 +359,11 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}") from None
 
 
+FORMS = ("int", "literal['auto']", "number", "word", "range")  # pydantic names the alternatives of a field so
+
+
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"] if part not in ("int", "literal['auto']")) or "job"
+    where = ".".join(str(part) for part in error["loc"] if part not in FORMS) or "job"
     if error["type"] == "extra_forbidden":
         known = _known_fields(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
@@ -337,6 +380,8 @@ def _explain(error: Any) -> str:
 def _known_fields(loc: tuple[Any, ...]) -> list[str]:
     fields: Any = JobConfig
     for part in loc:
+        if part == "range":
+            return list(ReplicaRange.model_fields)
         annotation = fields.model_fields[part].annotation
         fields = next(
             (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), annotation

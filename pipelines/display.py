@@ -152,7 +152,7 @@ def line(metrics: RunMetrics) -> str:
         f"{done:,} of {metrics.rows_total:,} rows in the table ({share:.0%})",
         f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,} units",
         f"{metrics.tokens_per_second:,.0f} tokens/s",
-        f"{metrics.replicas} replica(s)",
+        f"{_replicas(metrics)} replica(s)",
         f"{metrics.commits:,} commits",
     ]
     if metrics.bad_records:
@@ -174,6 +174,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _replicas(metrics: RunMetrics) -> str:
+    grows = metrics.replicas_max > metrics.replicas
+    return f"{metrics.replicas} to {metrics.replicas_max}" if grows else f"{metrics.replicas}"
+
+
 def _panel(metrics: RunMetrics) -> Group:
     written = metrics.rows_before + metrics.rows_written
     total = max(metrics.rows_total, 1)
@@ -183,7 +188,7 @@ def _panel(metrics: RunMetrics) -> Group:
         ("in the table", f"{metrics.rows_before + metrics.rows_committed:,}"),
         ("units", f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,}"),
         ("tokens/s", f"{metrics.tokens_per_second:,.0f}"),
-        ("replicas", f"{metrics.replicas}"),
+        ("replicas", _replicas(metrics)),
         ("commits", f"{metrics.commits:,}"),
         ("bad rows", f"{metrics.bad_records:,}"),
         ("failed units", f"{metrics.failures:,}"),

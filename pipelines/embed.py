@@ -44,7 +44,7 @@ class EmbedRun:
         self.display = display
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         self.replicas = replicas(self.job, executor)
-        self.metrics = RunMetrics(prepared.rows, replicas=self.replicas)
+        self.metrics = RunMetrics(prepared.rows, replicas=self.replicas.min, replicas_max=self.replicas.max)
         self.retries = Retries(display.say)
 
     def run(self) -> Certificate:
@@ -108,7 +108,7 @@ class EmbedRun:
         committer = self._committer()
         with self.display.running(self.metrics):
             try:
-                for wave in waves(packed, sizing.bundles_per_wave(self.replicas), sizing.UNITS_PER_WAVE):
+                for wave in waves(packed, sizing.bundles_per_wave(self.replicas.max), sizing.UNITS_PER_WAVE):
                     self._wave(wave, committer)
             except (KeyboardInterrupt, VectormillError):
                 if done := committer.commit():  # what is written need not be embedded again
@@ -145,19 +145,19 @@ class EmbedRun:
                 if parcel.failure is not None:
                     again += self.retries.after_failure(parcel)
             # No receipt and no failure: their process died, again and again. Narrow down to the row that does it.
-            halves, single_rows = self.retries.after_loss(list(open_units.values()), todo)
-            for unit in single_rows:
-                self._record_lost(unit, committer)
-            narrowing = narrowing or bool(open_units)
+            parts, single_rows = self.retries.after_loss(list(open_units.values()), todo)
+            for unit, reason in single_rows:
+                self._record_lost(unit, reason, committer)
+            narrowing = narrowing or bool(parts)
             self.metrics.failures = len(self.retries.failures)
-            todo = again + halves
+            todo = again + parts
         self._commit(committer)
         committer.forget()
 
     def _receipts(self, todo: list[Bundle], committer: Committer, careful: bool) -> Iterator[Parcel]:
         """Run bundles and commit their receipts on time; yields what came back, receipts and failures."""
         stages = self._stages(careful)
-        read = reader(self.prepared.corpus, self.prepared.carried)
+        read = reader(self.prepared.corpus, self.prepared.carried, self.job.run.stage_timeout_seconds)
         stream = self.executor.run(read, stages, [(b,) for b in todo] if careful else list(spans(todo)))
         self.metrics.begin()
         for parcel in with_ticks(stream, committer.seconds_until_due):
@@ -183,14 +183,15 @@ class EmbedRun:
         job, prepared = self.job, self.prepared
         on_gpu = uses_gpu(job, self.executor)
         per_write = sizing.parcels_per_fragment(
-            prepared.metadata.rows_per_unit, job.run.commit_every_seconds, self.replicas
+            prepared.metadata.rows_per_unit, job.run.commit_every_seconds, self.replicas.min
         )
         tokenise = Tokenise(prepared.spec, job.chunking, job.table.text_column)
         write = Write(prepared.address, prepared.schema)
         spec = prepared.spec
         cpus = 0 if on_gpu else 1
+        limit = job.run.stage_timeout_seconds
         return [
-            Stage("tokenise", lambda: tokenise, num_cpus=0.5),
+            Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=limit),
             Stage(
                 "embed",
                 lambda: embedder(spec),
@@ -198,12 +199,13 @@ class EmbedRun:
                 num_cpus=cpus,
                 num_gpus=on_gpu,
                 in_flight=1 if careful else None,
+                timeout_seconds=limit,
             ),
-            Stage("write", lambda: write, parcels_per_call=1 if careful else per_write),
+            Stage("write", lambda: write, parcels_per_call=1 if careful else per_write, timeout_seconds=limit),
         ]
 
     def _committer(self) -> Committer:
-        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS * self.replicas
+        rows = self.job.run.commit_every_rows or COMMIT_EVERY_ROWS * self.replicas.max
         return Committer(self.table, self.job.run.commit_every_seconds, rows, self._properties)
 
     def _commit(self, committer: Committer) -> None:
@@ -224,9 +226,9 @@ class EmbedRun:
                 "or raise the limit. What is committed stays."
             )
 
-    def _record_lost(self, unit: Unit, committer: Committer) -> None:
-        """The row that kills its process keeps its place, with a reason."""
-        receipt = lost_row(unit, self.prepared.schema, self.prepared.address)
+    def _record_lost(self, unit: Unit, reason: str, committer: Committer) -> None:
+        """The row that kills or hangs its process keeps its place, with a reason."""
+        receipt = lost_row(unit, reason, self.prepared.schema, self.prepared.address)
         if committer.offer(receipt):
             self.metrics.received(receipt)
 

@@ -19,11 +19,15 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from actors.spec import ReplicaBroken
+from pipelines import deadline
+from pipelines.config import ReplicaRange
 from pipelines.errors import VectormillError
 from pipelines.plan import Bundle, Span
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+MAY_HANG_ON_A_ROW = ("tokenise", "embed")  # elsewhere it is a file or a store that hangs
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Parcel:
 
     bundle: the units it covers. rows: their table, dropped once written. failure: why it went no further.
     fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops.
+    hung: it failed because a stage did not come to an end with it, and one of its rows may be to blame.
     seconds: time spent, by stage. counts: tokens and the like, summed up by the driver.
     fragments: JSON of the Lance fragments written for it (with `failure` None this makes it a receipt)."""
 
@@ -39,12 +44,13 @@ class Parcel:
     rows: pa.Table | None = None
     failure: str | None = None
     fatal: bool = False
+    hung: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     fragments: tuple[str, ...] = ()
 
-    def failed(self, why: str, fatal: bool = False) -> Parcel:
-        return replace(self, rows=None, failure=why, fatal=fatal)
+    def failed(self, why: str, fatal: bool = False, hung: bool = False) -> Parcel:
+        return replace(self, rows=None, failure=why, fatal=fatal, hung=hung)
 
     def with_rows(self, rows: pa.Table, stage: str, started: float, **counts: int) -> Parcel:
         """The parcel after `stage`, which began at `started` (time.perf_counter)."""
@@ -61,17 +67,25 @@ class Stage:
     """One step. `make` returns the function: called once in each actor, and for each call of a task, so what is dear
     to build must be cached there.
 
-    parcels_per_call: how many are handed over at once. replicas: a pool of that many actors instead of tasks.
+    parcels_per_call: how many are handed over at once. replicas: a pool of so many actors instead of tasks.
     num_cpus, num_gpus: what one task or actor holds while it works. in_flight: most calls sent to an actor at once;
-    with 1, a call that kills its actor takes no other with it."""
+    with 1, a call that kills its actor takes no other with it (and a pool never grows).
+    timeout_seconds: a call that takes longer is taken for hung; None: none is."""
 
     name: str
     make: Callable[[], StageFunction]
     parcels_per_call: int = 1
-    replicas: int | None = None
+    replicas: ReplicaRange | None = None
     num_cpus: float = 1
     num_gpus: float = 0
     in_flight: int | None = None
+    timeout_seconds: float | None = None
+
+
+def left_of(span: Span, missing: set[int]) -> Span:
+    """What of a span has not come back; `missing` are unit ids."""
+    bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
+    return tuple(bundle for bundle in bundles if bundle)
 
 
 class Executor(Protocol):
@@ -138,13 +152,31 @@ def _through(stream: Iterator[Parcel], stage: Stage) -> Iterator[Parcel]:
     for parcel in stream:
         held.append(parcel)
         if len(held) == stage.parcels_per_call:
-            yield from call(stage.name, function, held)
+            yield from _call_here(stage, function, held)
             held = []
     if held:
-        yield from call(stage.name, function, held)
+        yield from _call_here(stage, function, held)
 
 
-def call(name: str, function: StageFunction, parcels: list[Parcel]) -> list[Parcel]:
+def _call_here(stage: Stage, function: StageFunction, parcels: list[Parcel]) -> list[Parcel]:
+    done = call(stage.name, function, parcels, stage.timeout_seconds)
+    for parcel in done:
+        if parcel.hung:
+            raise VectormillError(
+                f"{_named(parcel.bundle)}: {parcel.failure}. This process cannot go on. What is committed stays; the "
+                "same command goes on from there. run.engine ray replaces such a process, and records a row that hangs "
+                "it each time with a reason."
+            )
+    return done
+
+
+def _named(bundle: Bundle) -> str:
+    return ", ".join(map(str, bundle))
+
+
+def call(
+    name: str, function: StageFunction, parcels: list[Parcel], timeout_seconds: float | None = None
+) -> list[Parcel]:
     """Run a stage's function on the parcels that have not failed; whatever it raises becomes their failure, because
     an exception in an engine's worker would drop them silently. Raises ReplicaBroken alone."""
     passed_on = [parcel for parcel in parcels if parcel.failure is not None]
@@ -152,9 +184,11 @@ def call(name: str, function: StageFunction, parcels: list[Parcel]) -> list[Parc
     if not good:
         return passed_on
     try:
-        return passed_on + list(function(good))
+        return passed_on + deadline.call(timeout_seconds, lambda: list(function(good)))
     except ReplicaBroken:
         raise
+    except deadline.Hung as bad:
+        return passed_on + [parcel.failed(f"{name}: {bad}", hung=name in MAY_HANG_ON_A_ROW) for parcel in good]
     except Exception as bad:  # noqa: BLE001
         quotes = isinstance(bad, (pa.ArrowException, UnicodeError, KeyError))  # values of the corpus, perhaps
         why = f"{name}: {type(bad).__name__}" + ("" if quotes else f": {bad}")

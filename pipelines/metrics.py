@@ -16,13 +16,15 @@ RETRY = "retry:"  # begins the names of counts that say what was tried again, an
 
 @dataclass
 class RunMetrics:
-    """rows_before: in the table when the run began. rows_written: have a receipt. rows_committed: visible."""
+    """rows_before: in the table when the run began. rows_written: have a receipt. rows_committed: visible.
+    replicas: in the pool from the start; it may grow to replicas_max (0: it does not)."""
 
     rows_total: int
     rows_before: int = 0
     units_before: int = 0
     units_total: int = 0
     replicas: int = 0
+    replicas_max: int = 0
     rows_written: int = 0
     rows_committed: int = 0
     units_committed: int = 0
@@ -65,6 +67,15 @@ class RunMetrics:
         return {k.removeprefix(prefix): n for k, n in sorted(self.counts.items()) if k.startswith(prefix)}
 
     @property
+    def replicas_seen(self) -> dict[str, int]:
+        """Replicas that gave vectors, each process counted, by node; empty in an engine that has no processes."""
+        seen: Counter[str] = Counter()
+        for name in self.counts:
+            if name.startswith("replica:"):
+                seen[name.split(":")[1]] += 1
+        return dict(seen)
+
+    @property
     def bad_records(self) -> int:
         return sum(self.reasons.values())
 
@@ -96,6 +107,8 @@ class RunMetrics:
             "commits": self.commits,
             "failures": self.failures,
             "replicas": self.replicas,
+            "replicas_max": max(self.replicas, self.replicas_max),
+            "replicas_seen": self.replicas_seen,
             "tokens": self.counts["tokens"],
             "records": self.counts["records"],
             "truncated": self.counts["truncated"],

@@ -16,7 +16,7 @@ from actors.spec import ModelSpec
 from actors.tokenizer import TextTokenizer
 from actors.weights import locate, revision_of
 from pipelines import sizing
-from pipelines.config import JobConfig
+from pipelines.config import JobConfig, ReplicaRange
 from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
 from pipelines.executor import Executor, InlineExecutor
 from pipelines.lance_files import TableAddress
@@ -68,7 +68,8 @@ def open_executor(job: JobConfig) -> Iterator[Executor]:
         from pipelines.ray_executor import RayExecutor
 
         wanted = job.run.replicas
-        executor = RayExecutor(job.run.address, 1 if wanted == "auto" else int(wanted))
+        most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
+        executor = RayExecutor(job.run.address, most)
     try:
         yield executor
     finally:
@@ -112,17 +113,19 @@ def uses_gpu(job: JobConfig, executor: Executor) -> bool:
     return executor.gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
 
 
-def replicas(job: JobConfig, executor: Executor) -> int:
+def replicas(job: JobConfig, executor: Executor) -> ReplicaRange:
     """How many copies of the model: as the job says, or one per GPU, or one."""
-    if job.run.device == "cuda" and executor.gpus == 0:  # its GPU nodes may come up on demand
-        if job.run.replicas == "auto":
-            raise ConfigError("run.device is cuda but there is no GPU yet to count: set run.replicas")
-        return int(job.run.replicas)
     wanted = job.run.replicas
+    on_demand = job.run.device == "cuda" and executor.gpus == 0  # its GPU nodes may come up later
     if wanted == "auto":
-        return executor.gpus if uses_gpu(job, executor) else 1
-    executor.require(int(wanted))
-    return int(wanted)
+        if on_demand:
+            raise ConfigError("run.device is cuda but there is no GPU yet to count: set run.replicas")
+        count = executor.gpus if uses_gpu(job, executor) else 1
+        return ReplicaRange(min=count, max=count)
+    pool = wanted if isinstance(wanted, ReplicaRange) else ReplicaRange(min=wanted, max=wanted)
+    if not on_demand:
+        executor.require(pool.min)
+    return pool
 
 
 def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
@@ -138,7 +141,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
     spec = replace(
         spec,
         revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
-        threads=None if on_gpu else executor.threads(replicas(job, executor)),
+        threads=None if on_gpu else executor.threads(replicas(job, executor).max),
     )
     facts = dict(identity(spec))
     spec = replace(
@@ -162,7 +165,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
     size = _rows_per_unit(
-        job, table, spec, replicas(job, executor), lambda: sample(job, corpus, shards, carried, spec)[0]
+        job, table, spec, replicas(job, executor).max, lambda: sample(job, corpus, shards, carried, spec)[0]
     )
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)

@@ -6,35 +6,39 @@ checkpoints are not used: with Lance they lose or double rows.
 
 What the engine must not decide is set here: retries are bounded (Ray's defaults retry for ever), a failed task
 drops its parcel instead of the job (the driver notices the missing receipt and narrows down), and stages that must
-overlap get different resources, because stages with the same resources are fused into one task.
+overlap get different resources, because stages with the same resources are fused into one task. And nothing is waited
+for that cannot come: a head node that is gone ends the run, and calls that Ray keeps for a replica whose node is gone
+are made anew elsewhere (`watch.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import signal
 import socket
-import struct
-import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
-from actors.spec import ReplicaBroken
+from pipelines.committer import with_ticks
+from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
-from pipelines.executor import Parcel, Reader, Stage, StageFunction, call
-from pipelines.plan import Span, Unit
+from pipelines.executor import Parcel, Reader, Stage, left_of
+from pipelines.plan import Span
+from pipelines.watch import ReplicasGone, Watch
+from pipelines.wire import decode, span_to_json
+from pipelines.workers import Replica, read_task, task
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +46,10 @@ R = TypeVar("R")
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
 PROBE_SECONDS = 10.0
-WIRE = pa.schema([pa.field("head", pa.string()), pa.field("rows", pa.large_binary())])
+INIT_DEATHS = 3  # of replicas that die while they start, one after the other, before the run ends
+MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
+LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
+HEAD_LOST_SECONDS = 40.0  # without an answer; after 60 Ray ends the process, without a word
 
 
 class RayExecutor:
@@ -53,13 +60,13 @@ class RayExecutor:
     def __init__(self, address: str | None, replicas: int = 1):
         self._own = address is None
         log_level = logging.ERROR
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": log_level, "include_dashboard": False}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": log_level}
         if self._own:
-            options |= {"address": "local", "num_cpus": max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)}
+            cpus = max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)
+            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         else:
             packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "actors")]
             options |= {"address": address, "runtime_env": {"py_modules": packages}}
-            options.pop("include_dashboard")
         options.setdefault("runtime_env", {})["env_vars"] = {"TOKENIZERS_PARALLELISM": "false"}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is not None and address != "auto":
@@ -73,6 +80,8 @@ class RayExecutor:
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit
         logging.getLogger("ray").setLevel(log_level)
         logging.getLogger("ray.data").setLevel(log_level)
+        self._head: str = ray.get_runtime_context().gcs_address
+        self._head_lost = False
 
     @property
     def gpus(self) -> int:
@@ -85,14 +94,11 @@ class RayExecutor:
         return max(1, max(nodes) // -(-replicas // len(nodes)))
 
     def describe(self) -> dict[str, Any]:
-        resources = ray.cluster_resources()
-        return {
-            "engine": "ray",
-            "ray": ray.__version__,
-            "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
-            "cpus": resources.get("CPU", 0),
-            "gpus": resources.get("GPU", 0),
-        }
+        facts: dict[str, Any] = {"engine": "ray", "ray": ray.__version__}
+        if self._head_lost:  # there is nobody to ask
+            return facts
+        resources, nodes = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"])
+        return facts | {"nodes": nodes, "cpus": resources.get("CPU", 0), "gpus": resources.get("GPU", 0)}
 
     def require(self, replicas: int) -> None:
         """Raise ConfigError if the cluster can never hold so many replicas: their stage would wait for ever."""
@@ -121,12 +127,28 @@ class RayExecutor:
                 raise (bad.cause if isinstance(bad.cause, VectormillError) else bad) from None
 
     def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
-        if not spans:
-            return
-        _set_context()
-        heads = [{"span": json.dumps([_bundle_to_json(b) for b in span])} for span in spans]
+        missing = {unit.id for span in spans for bundle in span for unit in bundle}
+        for _ in range(MOST_EXECUTIONS):
+            if not spans:
+                return
+            dead, watch = _dead_nodes(), self._watch(stages)
+            try:
+                for parcel in self._stream(read, stages, spans, watch):
+                    missing.difference_update(unit.id for unit in parcel.bundle)
+                    yield parcel
+                if _dead_nodes() <= dead:
+                    return
+            except ReplicasGone:
+                stages = [_fitting(stage) for stage in stages]
+            # What was on a node that died is no row's fault.
+            spans = [rest for span in spans if (rest := left_of(span, missing))]
+
+    def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Parcel]:
+        """One execution by Ray Data. Raises ReplicasGone if what is left would wait for replicas that are gone."""
+        _set_context(watch)
+        heads = [{"span": span_to_json(span)} for span in spans]
         stream = ray.data.from_items(heads, override_num_blocks=len(heads)).map_batches(
-            functools.partial(_read_task, read),
+            _named("read", functools.partial(read_task, read, stages[0].timeout_seconds if stages else None)),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
@@ -134,27 +156,101 @@ class RayExecutor:
         )
         for stage in stages:
             stream = _apply(stream, stage)
+        batches = stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        heard = time.monotonic()
         try:
-            for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield from _decode(batch)
+            for batch in with_ticks(batches, lambda: LOOK_SECONDS):
+                if batch is not None or _answers(self._head):
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > HEAD_LOST_SECONDS:
+                    self._head_is_lost()
+                if batch is not None:
+                    watch.came()
+                    yield from decode(batch)
         except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
+            if not _answers(self._head):
+                self._head_is_lost()
             raise VectormillError(
                 f"the engine failed: {type(bad).__name__}: {str(bad).strip().splitlines()[0]}. What is committed "
                 "stays; the same command goes on from there."
             ) from bad
 
+    def _watch(self, stages: Sequence[Stage]) -> Watch:
+        pool = next((stage for stage in stages if stage.replicas is not None), None)
+        if pool is None or pool.replicas is None:
+            return Watch()
+        return Watch(pool.replicas.max, functools.partial(_room, pool), LOOK_SECONDS)
+
+    def _head_is_lost(self) -> NoReturn:
+        self._head_lost = True
+        what = "Ray on this machine" if self._own else f"the cluster's head node at {self._head}"
+        raise VectormillError(
+            f"{what} does not answer any more. What is committed stays; the same command goes on from there"
+            f"{'' if self._own else ', on a cluster that is up (run.address)'}."
+        )
+
     def close(self) -> None:
-        # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
-        with contextlib.suppress(OSError, ray.exceptions.RayError):
-            ray.shutdown()
+        (closing := threading.Thread(target=_shut_down, daemon=True, name="close")).start()
+        # Without a head Ray waits for answers that cannot come, and then ends this process with another exit code.
+        closing.join(PROBE_SECONDS if self._head_lost else None)
+
+
+def _shut_down() -> None:
+    # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
+    with contextlib.suppress(OSError, ray.exceptions.RayError):
+        ray.shutdown()
+
+
+def _named(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Ray names its processes after the functions they run: `ray::MapBatches(tokenise)`."""
+
+    def call(batch: Any) -> Any:
+        return function(batch)
+
+    call.__name__ = name
+    return call
+
+
+def _room(stage: Stage) -> int:
+    """How many of the stage's replicas the nodes that are up can hold."""
+    kind, each = ("GPU", stage.num_gpus) if stage.num_gpus else ("CPU", stage.num_cpus)
+    return sum(int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"])
+
+
+def _dead_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
+def _fitting(stage: Stage) -> Stage:
+    """The stage with no more replicas to begin with than there is room for now."""
+    if stage.replicas is None:
+        return stage
+    least = max(1, min(stage.replicas.min, _room(stage) - (not stage.num_gpus)))  # a CPU is for the tasks
+    return replace(stage, replicas=ReplicaRange(min=least, max=stage.replicas.max))
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _connect(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS):
+        pass
+
+
+def _answers(address: str) -> bool:
+    try:
+        _connect(address)
+    except OSError:
+        return False
+    return True
 
 
 def _probe(address: str) -> None:
     """Raise ConfigError unless something listens there: ray.init would wait for minutes without a word."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS):
-            pass
+        _connect(address)
     except (OSError, ValueError) as bad:
         raise ConfigError(
             f"run.address: nothing answers at {address} ({bad}); give the head node's host:port (6379 by default), "
@@ -166,7 +262,7 @@ def _call_one(function: Callable[[T], R], item: T) -> R:
     return function(item)
 
 
-def _set_context() -> None:
+def _set_context(watch: Watch) -> None:
     # `max_task_retries` and `max_retries` go by **ray_remote_args until 2.64; pyproject.toml keeps us below.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")
@@ -174,6 +270,8 @@ def _set_context() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a lost parcel is found by its missing receipt, not by an aborted job
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    context.custom_execution_callback_classes = [watch]
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1  # else the parcels of one read task are merged into one block, one task, one fate
 
@@ -185,82 +283,18 @@ def _apply(stream: Any, stage: Stage) -> Any:
         "num_cpus": stage.num_cpus,
     }
     if stage.replicas is None:
-        return stream.map_batches(functools.partial(_task, stage.name, stage.make), max_retries=TASK_RETRIES, **common)
+        call = functools.partial(task, stage.name, stage.make, stage.timeout_seconds)
+        return stream.map_batches(_named(stage.name, call), max_retries=TASK_RETRIES, **common)
     if stage.num_gpus:
         common["num_gpus"] = stage.num_gpus
     return stream.map_batches(
-        _Replica,
-        fn_constructor_args=(stage.name, stage.make),
-        compute=ray.data.ActorPoolStrategy(size=stage.replicas, max_tasks_in_flight_per_actor=stage.in_flight),
+        Replica,
+        fn_constructor_args=(stage.name, stage.make, stage.timeout_seconds, _node),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=stage.replicas.min,
+            max_size=stage.replicas.max,
+            max_tasks_in_flight_per_actor=stage.in_flight,
+        ),
         max_task_retries=TASK_RETRIES,
         **common,
     )
-
-
-class _Replica:
-    """One actor of a stage's pool."""
-
-    def __init__(self, name: str, make: Callable[[], StageFunction]):
-        self._name = name
-        self._function = make()
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        try:
-            return _encode(call(self._name, self._function, _decode(batch)))
-        except ReplicaBroken as bad:
-            # An exception would leave this process in the pool. When it dies Ray starts another in its place and tries
-            # its tasks again, TASK_RETRIES times; what is still lost then is narrowed down.
-            print(f"vectormill: {self._name}: {bad}; this process ends to be replaced", file=sys.stderr, flush=True)
-            os._exit(1)
-
-
-def _read_task(read: Reader, batch: pa.Table) -> Iterator[pa.Table]:
-    for head in batch["span"].to_pylist():
-        for parcel in read(tuple(_bundle_from_json(b) for b in json.loads(head))):
-            yield _encode([parcel])
-
-
-def _task(name: str, make: Callable[[], StageFunction], batch: pa.Table) -> pa.Table:
-    return _encode(call(name, make(), _decode(batch)))
-
-
-# ---------------------------------------------------------------------- what travels
-
-
-def _bundle_to_json(bundle: Sequence[Unit]) -> list[list[Any]]:
-    return [[u.shard, u.path, u.start, u.stop, u.size, u.stamp, list(u.seek), u.stretch] for u in bundle]
-
-
-def _bundle_from_json(data: list[list[Any]]) -> tuple[Unit, ...]:
-    return tuple(
-        Unit(shard, path, start, stop, size, stamp, (seek[0], seek[1]), stretch)
-        for shard, path, start, stop, size, stamp, seek, stretch in data
-    )
-
-
-def _encode(parcels: Sequence[Parcel]) -> pa.Table:
-    """One row a parcel."""
-    heads, bodies = [], []
-    for p in parcels:
-        head = [_bundle_to_json(p.bundle), p.failure, p.fatal, p.seconds, p.counts, list(p.fragments)]
-        heads.append(json.dumps(head))
-        bodies.append(pa.nulls(1, pa.large_binary()) if p.rows is None else _to_ipc(p.rows))
-    return pa.table([pa.array(heads, pa.string()), pa.chunked_array(bodies, pa.large_binary())], schema=WIRE)
-
-
-def _decode(batch: pa.Table) -> list[Parcel]:
-    parcels = []
-    for head, body in zip(batch["head"], batch["rows"], strict=True):
-        bundle, failure, fatal, seconds, counts, fragments = json.loads(head.as_py())
-        rows = pa.ipc.open_stream(body.as_buffer()).read_all() if body.is_valid else None
-        parcels.append(Parcel(_bundle_from_json(bundle), rows, failure, fatal, seconds, counts, tuple(fragments)))
-    return parcels
-
-
-def _to_ipc(table: pa.Table) -> pa.Array:
-    """The table's IPC bytes as an array of one value, without copying them."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    body = sink.getvalue()
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(struct.pack("<2q", 0, body.size)), body])

@@ -41,6 +41,7 @@ REASONS = {
     "empty_text": "the text is empty or only white space",
     "non_finite": "the model returned NaN, infinity or a zero vector",
     "crashes_worker": "embedding this row killed its process again and again",
+    "hangs_worker": "embedding this row did not end in run.stage_timeout_seconds, again and again",
 }
 
 # What the read stage delivers for each row, before chunking: id, the carried columns, text, and these.

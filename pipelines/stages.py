@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import TextTokenizer
+from pipelines import deadline
 from pipelines.chunking import passages
 from pipelines.config import ChunkingConfig
 from pipelines.digests import DIGEST_FIELDS, with_digests
@@ -30,22 +31,34 @@ from pipelines.metrics import RETRY
 from pipelines.plan import Bundle, Span, Unit
 from pipelines.source import Corpus
 
+UnitRead = tuple[Unit, pa.Table | Exception]
+ReadUnits = Callable[[list[Unit]], Iterator[pa.Table]]
 
-def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parcel]]:
-    """Read a span in one pass. A unit that cannot be read becomes a parcel of its own, with the failure."""
+
+def reader(
+    corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = None
+) -> Callable[[Span], Iterator[Parcel]]:
+    """Read a span in one pass. A unit that cannot be read, or not in its time, becomes a parcel of its own, with the
+    failure."""
+
+    def in_time(units: list[Unit]) -> Iterator[pa.Table]:
+        return _in_time(corpus.read(units, carried), timeout_seconds)
+
+    def units_of(units: list[Unit], retries: Counter[str]) -> Iterator[UnitRead]:
+        return _read_units(units, in_time, corpus.config.uri, retries)
 
     def read(span: Span) -> Iterator[Parcel]:
         retries: Counter[str] = Counter()
         if len(span) > 1:  # bundles of one unit each, of one shard
             started = time.perf_counter()
-            for unit, rows in _read_units(corpus, [bundle[0] for bundle in span], carried, retries):
+            for unit, rows in units_of([bundle[0] for bundle in span], retries):
                 yield _delivered((unit,), rows, started, retries)
                 started = time.perf_counter()
             return
         started = time.perf_counter()
         tables, units = [], []
         for _, group in groupby(span[0], key=lambda unit: unit.shard):
-            for unit, rows in _read_units(corpus, list(group), carried, retries):
+            for unit, rows in units_of(list(group), retries):
                 if isinstance(rows, Exception):
                     yield _delivered((unit,), rows, started, retries)
                 else:
@@ -57,24 +70,28 @@ def reader(corpus: Corpus, carried: pa.Schema) -> Callable[[Span], Iterator[Parc
     return read
 
 
-def _read_units(
-    corpus: Corpus, units: list[Unit], carried: pa.Schema, retries: Counter[str]
-) -> Iterator[tuple[Unit, pa.Table | Exception]]:
+def _in_time(tables: Iterator[pa.Table], seconds: float | None) -> Iterator[pa.Table]:
+    """The tables; raises deadline.Hung when one does not come within `seconds`."""
+    while (table := deadline.call(seconds, lambda: next(tables, None))) is not None:
+        yield table
+
+
+def _read_units(units: list[Unit], read: ReadUnits, uri: str, retries: Counter[str]) -> Iterator[UnitRead]:
     """Each unit with its rows, or with why it (and what follows it in the file) cannot be read.
 
     While the store is unavailable a unit is read again from its own source; nothing of what a stream gave before it
     failed is used. What was tried again is counted in `retries`."""
     at = 0
-    attempts = Attempts(f"reading {units[0]}", corpus.config.uri)
+    attempts = Attempts(f"reading {units[0]}", uri)
     try:
         while at < len(units):
             try:
-                for rows in corpus.read(units[at:], carried):
+                for rows in read(units[at:]):
                     assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
                     yield units[at], rows
                     at += 1
                     if at < len(units):
-                        attempts = Attempts(f"reading {units[at]}", corpus.config.uri)
+                        attempts = Attempts(f"reading {units[at]}", uri)
                 assert at == len(units), f"read {at} of {len(units)} units"
             except StoreUnavailable as bad:
                 attempts.failed(bad)
@@ -240,8 +257,15 @@ def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
     return with_digests(rows.select(given.names).cast(given))
 
 
-def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
-    """The receipt for a row whose process dies each time: recorded with its place and a reason, without reading it."""
+LOST = {
+    "crashes_worker": "the process that worked on it died each time",
+    "hangs_worker": "the process that worked on it hung each time",
+}
+
+
+def lost_row(unit: Unit, reason: str, schema: pa.Schema, address: TableAddress) -> Parcel:
+    """The receipt for a row that kills or hangs its process each time: recorded with its place and the reason, without
+    reading it."""
     assert unit.rows == 1
     known = {
         "id": f"{unit.path}#{unit.start}",
@@ -253,11 +277,11 @@ def lost_row(unit: Unit, schema: pa.Schema, address: TableAddress) -> Parcel:
         "_end": 0,
         "_tokens": 0,
         "_truncated": False,
-        "_reason": "crashes_worker",
-        "_detail": f"{unit.path} row {unit.start}: the process that worked on it died each time",
+        "_reason": reason,
+        "_detail": f"{unit.path} row {unit.start}: {LOST[reason]}",
     }
     fields = [field for field in schema if field not in DIGEST_FIELDS]
     row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
     fragments, retries = _written(address, with_digests(row), (unit,))
-    counts = {"reason:crashes_worker": 1, "records": 1, **retries}
+    counts = {f"reason:{reason}": 1, "records": 1, **retries}
     return Parcel((unit,), counts=counts, fragments=fragments)

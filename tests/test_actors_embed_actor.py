@@ -15,7 +15,7 @@ from actors import embed_actor
 from actors.embed_actor import EmbedActor
 from actors.embedder import Embedder
 from actors.reference import Reference
-from actors.spec import ModelSpec
+from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer import TextTokenizer
 
 TEXTS = ["the cat sat", "the dog sat", "quantum field theory", "", "the cat sat on the mat " * 50]
@@ -67,7 +67,8 @@ def test_vectors_that_cannot_be_used_get_a_reason(monkeypatch: pytest.MonkeyPatc
 
     def faulty(ids, offsets):
         vectors = honest(ids, offsets)
-        vectors[0, 3], vectors[1], vectors[2, 0] = np.nan, 0, np.inf
+        if len(vectors) == 4:  # the rows, not the known text
+            vectors[0, 3], vectors[1], vectors[2, 0] = np.nan, 0, np.inf
         return vectors
 
     monkeypatch.setattr(actor._embedder, "embed", faulty)
@@ -76,6 +77,21 @@ def test_vectors_that_cannot_be_used_get_a_reason(monkeypatch: pytest.MonkeyPatc
     assert [vector is None for vector in out["vector"].to_pylist()] == [True, True, True, True, False]
     assert out["_detail"][0].as_py() is None
     assert "not finite" in out["_detail"][1].as_py()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0])
+def test_a_replica_that_fails_on_a_known_text_is_broken_and_blames_no_row(monkeypatch, value) -> None:
+    actor = EmbedActor(FAKE)
+    honest = actor._embedder.embed
+
+    def broken(ids, offsets):
+        vectors = honest(ids, offsets)
+        vectors[:1] = value
+        return vectors
+
+    monkeypatch.setattr(actor._embedder, "embed", broken)
+    with pytest.raises(ReplicaBroken, match="1 of 3 vectors are not finite or all zero, and so is that of a known"):
+        actor(table_of(["a", "b", "c"]))
 
 
 def test_a_row_with_neither_ids_nor_reason_is_our_fault() -> None:

@@ -94,3 +94,11 @@ def test_tokenise():
     found = run("tokenise", "--strings", "50", "--megabytes", "0.1", "--rounds", "1")
     assert found["exact"]["as it is"]["mismatches"] == 0
     assert found["exact"]["as it is"]["compared"]
+
+
+def test_replicas():
+    """Two replicas on a cluster of simulated GPUs."""
+    found = run("replicas", "--replicas", "1", "2", "--seconds", "4", "--unit-seconds", "0.25")
+    assert [each["processes"] for each in found["each"]] == [1, 2]
+    assert found["efficiency"]["1"] == 1
+    assert found["efficiency"]["2"] > 0

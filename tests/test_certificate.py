@@ -305,7 +305,7 @@ def test_row_that_killed_its_process_has_digests(config, tmp_path):
     write_parquet(tmp_path / "corpus", shards=1, first=1000)
     prepared = prepare(config, InlineExecutor())
     new = next(shard for shard in prepared.shards if shard.path == "part-1000.parquet")
-    receipt = stages.lost_row(next(iter(cut(new, 1))), prepared.schema, prepared.address)
+    receipt = stages.lost_row(next(iter(cut(new, 1))), "crashes_worker", prepared.schema, prepared.address)
     table = LanceTable.open(prepared.address)
     table.take_fence("a run", {})
     table.commit(receipt.fragments, {})

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.config import JobConfig, load_job, parse_job
+from pipelines.config import JobConfig, ReplicaRange, load_job, parse_job
 from pipelines.errors import ConfigError
 
 GOOD = {"corpus": {"uri": "c"}, "table": {"uri": "t", "name": "n"}}
@@ -29,7 +29,12 @@ MINIMAL = "corpus: {uri: c}\ntable: {uri: t, name: n}\n"
         ({"chunking": {"overlap": 3}}, ["chunking.overlap", "unknown key", "overlap_tokens"]),
         ({"run": {"zzz": 1}}, ["run.zzz", "unknown key", "known here", "replicas"]),
         ({"run": {"replicas": 0}}, ["run.replicas", "at least 1, or auto", "got 0"]),
-        ({"run": {"replicas": "many"}}, ["run.replicas", "many"]),
+        ({"run": {"replicas": "many"}}, ["1 wrong field", "run.replicas", "many"]),
+        ({"run": {"replicas": {"min": 0, "max": 2}}}, ["1 wrong field", "run.replicas.min", "equal to 1 (got 0)"]),
+        ({"run": {"replicas": {"min": 3, "max": 2}}}, ["1 wrong field", "run.replicas: max (2) is less than min (3)"]),
+        ({"run": {"replicas": {"min": 3}}}, ["run.replicas.max: is required"]),
+        ({"run": {"replicas": {"min": 1, "maxx": 2}}}, ["run.replicas.maxx: unknown key; did you mean 'max'?"]),
+        ({"run": {"stage_timeout_seconds": 0}}, ["run.stage_timeout_seconds", "greater than 0"]),
         ({"run": {"engine": "spark"}}, ["run.engine", "'ray'", "'inline'", "spark"]),
         ({"run": {"commit_every_seconds": 0}}, ["run.commit_every_seconds", "greater than 0"]),
         ({"model": {"dimensions": 0}}, ["model.dimensions", "greater than or equal to 1"]),
@@ -100,6 +105,16 @@ def test_overrides(tmp_path):
             load_job(path, [wrong])
     with pytest.raises(ConfigError, match="did you mean 'replicas'"):
         load_job(path, ["run.replica=4"])
+
+
+def test_replicas_are_a_number_a_word_or_a_range(tmp_path):
+    def given(value):
+        return load_job(write(tmp_path, MINIMAL), [f"run.replicas={value}"]).run.replicas
+
+    assert (given(4), given("auto")) == (4, "auto")
+    assert given("{min: 2, max: 8}") == ReplicaRange(min=2, max=8)
+    dumped = parse_job(job(run={"replicas": {"min": 2, "max": 8}})).model_dump(mode="json")
+    assert dumped["run"]["replicas"] == {"min": 2, "max": 8}
 
 
 def test_yaml_cannot_execute(tmp_path):
