@@ -208,15 +208,18 @@ def test_the_readme_names_all_commands():
     assert calls >= set(GROUP.commands) - {"schema"}
 
 
-def promised():
-    """The test names of the README's promise table."""
-    table = text(README).partition("| promise |")[2].partition("\n\n")[0]
-    return re.findall(r"`(tests/\w+\.py)::(\w+)`", table)
+def promised(page):
+    """The test names of a page."""
+    return re.findall(r"`(tests/\w+\.py)::(\w+)`", text(page))
 
 
-def test_promises_name_tests_that_exist():
-    assert len(promised()) >= 8
-    for file, name in promised():
+GUARANTEES = ROOT / "docs" / "guarantees.md"
+
+
+@pytest.mark.parametrize(("page", "least"), [(README, 8), (GUARANTEES, 60)], ids=["readme", "guarantees"])
+def test_promises_name_tests_that_exist(page, least):
+    assert len(promised(page)) >= least
+    for file, name in promised(page):
         functions = [node.name for node in ast.walk(ast.parse(text(ROOT / file))) if isinstance(node, ast.FunctionDef)]
         assert name in functions, f"{file} has no test {name}"
 
