@@ -202,14 +202,16 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         endpoint = stack.enter_context(moto()) if options.store != "folder" else None
         suite = Suite(options, folder, endpoint)
-        before = signal.signal(signal.SIGINT, lambda *_: suite.stopping.set())
+        stops = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(stop, lambda *_: suite.stopping.set()) for stop in stops]
         if options.trial_seed is not None:
             suite.trial(options.trial_seed)
         else:
             with ThreadPoolExecutor(options.at_once) as lanes:
                 for lane in [lanes.submit(suite.lane) for _ in range(options.at_once)]:
                     lane.result()
-        signal.signal(signal.SIGINT, before)
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)
         result = suite.result()
     if not suite.failed:
         shutil.rmtree(folder, ignore_errors=True)
