@@ -184,7 +184,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--failures", type=int, default=5, help="give up after so many failed trials (5)")
     parser.add_argument("--seed", type=int, help="of all trials; absent: a new one")
     parser.add_argument("--trial-seed", type=int, help="run this one trial alone")
-    parser.add_argument("--at-once", type=int, default=2, help="trials side by side (2)")
+    lanes = (os.cpu_count() or 1) + 1  # a trial waits as much as it works
+    parser.add_argument("--at-once", type=int, default=lanes, help=f"trials side by side ({lanes})")
     parser.add_argument("--engine", choices=list(ENGINES), help="of all trials, instead of a mixture")
     parser.add_argument("--store", choices=list(STORES), help="of all trials, instead of a mixture")
     parser.add_argument("--only", default="", help="faults whose name holds this")
@@ -201,14 +202,16 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         endpoint = stack.enter_context(moto()) if options.store != "folder" else None
         suite = Suite(options, folder, endpoint)
-        before = signal.signal(signal.SIGINT, lambda *_: suite.stopping.set())
+        stops = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(stop, lambda *_: suite.stopping.set()) for stop in stops]
         if options.trial_seed is not None:
             suite.trial(options.trial_seed)
         else:
             with ThreadPoolExecutor(options.at_once) as lanes:
                 for lane in [lanes.submit(suite.lane) for _ in range(options.at_once)]:
                     lane.result()
-        signal.signal(signal.SIGINT, before)
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)
         result = suite.result()
     if not suite.failed:
         shutil.rmtree(folder, ignore_errors=True)
