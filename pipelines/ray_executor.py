@@ -73,8 +73,9 @@ class RayExecutor:
             _probe(address)
         try:
             ray.init(**options)
-        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as bad:
-            hint = "run.address: null starts Ray on this machine" if address else "is there enough shared memory?"
+        except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
+            own = "is there enough shared memory, or is the machine too busy? The same command may do in a minute"
+            hint = "run.address: null starts Ray on this machine" if address else own
             raise VectormillError(f"cannot start or reach Ray (run.address: {address}): {bad}; {hint}") from bad
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit

@@ -15,9 +15,10 @@ import yaml
 from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
 from pipelines import embed as embed_module
+from pipelines import ray_executor
 from pipelines.certificate import differences
 from pipelines.embed import EmbedRun
-from pipelines.errors import CorpusError
+from pipelines.errors import CorpusError, VectormillError
 from pipelines.executor import Parcel, Stage
 from pipelines.plan import Shard, bundles, cut, spans
 from pipelines.prepare import prepare
@@ -180,3 +181,14 @@ def test_stopped_driver_goes_on(tmp_path, executor, how, code):
     assert run(slow, executor, said).adds_up
     assert "units are in the table" in said.text
     assert len(ids(slow)) == len(set(ids(slow))) == 384
+
+
+def test_ray_that_does_not_start_is_one_message(monkeypatch):
+    """Ray gives a node 30 seconds, then raises a plain Exception; seen on a machine with a load of 40."""
+
+    def too_slow(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_executor.ray, "init", too_slow)
+    with pytest.raises(VectormillError, match=r"cannot start or reach Ray.*timed out.*too busy"):
+        ray_executor.RayExecutor(None)
