@@ -180,7 +180,7 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
         prepared = prepare(job, watched)
         run = EmbedRun(prepared, watched, Display(quiet=True))
         certificate = run.run()
-        replicas = run.replicas
+        replicas = run.replicas.max
     assert certificate.adds_up, certificate
     work, receipts = watched.work(), watched.receipts
     began, last_receipt = work[0][0], receipts[-1][0]

@@ -38,7 +38,7 @@ import lance
 import machine
 import memory
 
-from pipelines.checkpoint import Certificate
+from pipelines.certificate import Certificate
 from pipelines.config import JobConfig, parse_job
 from pipelines.display import Display
 from pipelines.embed import EmbedRun

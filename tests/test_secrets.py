@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -103,8 +104,15 @@ def test_inline_runs_that_fail_and_pass(tmp_path, s3_endpoint, proxy):
     assert place.leaks() == []
 
 
-def test_a_ray_run_that_fails_in_its_workers(tmp_path_factory, s3_endpoint, proxy):
-    place = Place(tmp_path_factory.mktemp("r"), s3_endpoint)  # a short path: Ray's sockets lie below it
+@pytest.fixture
+def short_path():
+    """Ray's sockets lie below it, and their paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def test_a_ray_run_that_fails_in_its_workers(short_path, s3_endpoint, proxy):
+    place = Place(short_path, s3_endpoint)
     proxy.rules = [Rule("expired-credentials", kinds={"put"}, key="/data/", skip=2)]
     code, last = place.embed(proxy, "ray")
     assert code == 1
