@@ -18,7 +18,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import warnings
@@ -36,6 +35,7 @@ from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
 from pipelines.executor import Parcel, Reader, Stage, left_of
 from pipelines.plan import Span
+from pipelines.probe import answers, must_answer
 from pipelines.watch import ReplicasGone, Watch
 from pipelines.wire import decode, span_to_json
 from pipelines.workers import Replica, read_task, task
@@ -45,9 +45,10 @@ R = TypeVar("R")
 
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
-PROBE_SECONDS = 10.0
+CLOSE_SECONDS = 10.0  # without a head
 INIT_DEATHS = 3  # of replicas that die while they start, one after the other, before the run ends
 MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
+NOTICED_SECONDS = 60.0  # for Ray to notice that a node died
 LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
 HEAD_LOST_SECONDS = 40.0  # without an answer; after 60 Ray ends the process, without a word
 
@@ -70,7 +71,7 @@ class RayExecutor:
         options.setdefault("runtime_env", {})["env_vars"] = {"TOKENIZERS_PARALLELISM": "false"}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is not None and address != "auto":
-            _probe(address)
+            must_answer(address)
         try:
             ray.init(**options)
         except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
@@ -137,7 +138,7 @@ class RayExecutor:
                 for parcel in self._stream(read, stages, spans, watch):
                     missing.difference_update(unit.id for unit in parcel.bundle)
                     yield parcel
-                if _dead_nodes() <= dead:
+                if not missing or _dead_nodes() <= dead:
                     return
             except ReplicasGone:
                 stages = [_fitting(stage) for stage in stages]
@@ -161,7 +162,7 @@ class RayExecutor:
         heard = time.monotonic()
         try:
             for batch in with_ticks(batches, lambda: LOOK_SECONDS):
-                if batch is not None or _answers(self._head):
+                if batch is not None or answers(self._head):
                     heard = time.monotonic()
                 elif time.monotonic() - heard > HEAD_LOST_SECONDS:
                     self._head_is_lost()
@@ -169,7 +170,7 @@ class RayExecutor:
                     watch.came()
                     yield from decode(batch)
         except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
-            if not _answers(self._head):
+            if not answers(self._head):
                 self._head_is_lost()
             raise VectormillError(
                 f"the engine failed: {type(bad).__name__}: {str(bad).strip().splitlines()[0]}. What is committed "
@@ -193,7 +194,7 @@ class RayExecutor:
     def close(self) -> None:
         (closing := threading.Thread(target=_shut_down, daemon=True, name="close")).start()
         # Without a head Ray waits for answers that cannot come, and then ends this process with another exit code.
-        closing.join(PROBE_SECONDS if self._head_lost else None)
+        closing.join(CLOSE_SECONDS if self._head_lost else None)
 
 
 def _shut_down() -> None:
@@ -219,7 +220,14 @@ def _room(stage: Stage) -> int:
 
 
 def _dead_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+    """Ray goes on for a while to take a node that died for alive; this waits until it has noticed."""
+    deadline = time.monotonic() + NOTICED_SECONDS
+    while True:
+        nodes = ray.nodes()
+        managers = [f"{n['NodeManagerAddress']}:{n['NodeManagerPort']}" for n in nodes if n["Alive"]]
+        if all(map(answers, managers)) or time.monotonic() > deadline:
+            return {node["NodeID"] for node in nodes if not node["Alive"]}
+        time.sleep(1)
 
 
 def _fitting(stage: Stage) -> Stage:
@@ -232,31 +240,6 @@ def _fitting(stage: Stage) -> Stage:
 
 def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _connect(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS):
-        pass
-
-
-def _answers(address: str) -> bool:
-    try:
-        _connect(address)
-    except OSError:
-        return False
-    return True
-
-
-def _probe(address: str) -> None:
-    """Raise ConfigError unless something listens there: ray.init would wait for minutes without a word."""
-    try:
-        _connect(address)
-    except (OSError, ValueError) as bad:
-        raise ConfigError(
-            f"run.address: nothing answers at {address} ({bad}); give the head node's host:port (6379 by default), "
-            "auto on a node of the cluster, or null to start Ray here"
-        ) from None
 
 
 def _call_one(function: Callable[[T], R], item: T) -> R:

@@ -66,7 +66,13 @@ class Nodes:
         self.address = self._cluster.address
 
     def _add(self, **how):
-        return self._cluster.add_node(node_ip_address="127.0.0.1", object_store_memory=100 << 20, **how)
+        how |= {"node_ip_address": "127.0.0.1", "object_store_memory": 100 << 20}
+        for _ in range(4):
+            try:
+                return self._cluster.add_node(**how)
+            except Exception as bad:  # noqa: BLE001 - Ray's own kind, for a node that is not up after 30 seconds
+                late = bad
+        raise late
 
     def add(self):
         return self._add(num_cpus=1, num_gpus=1)
@@ -191,16 +197,14 @@ def test_nodes_and_the_head_die_and_nothing_is_lost(tmp_path, nodes):
     driver = Driver(tmp_path, second.address)
     driver.wait_for_work_on(drained, killed, left)
     second.drain(drained)
-    had = driver.begun(drained)
-    others = driver.begun(killed, left) + 6
-    driver.allow(driver.begun(*second.workers) + 9)
-    driver.wait_for(lambda: driver.begun(killed, left) >= others)
-    assert driver.begun(drained) <= had + 2, "it ends what it has in hand and takes nothing new"
+    driver.allow(9)
+    driver.wait_for(lambda: driver.begun(*second.workers) > 9)
     second.kill(drained)
     second.kill(killed)  # with units in hand, and nothing takes its place
     driver.allow(10**6)
     assert driver.process.wait(PATIENCE) == 0, driver.errors.read_text()
     assert "units are in the table" in driver.errors.read_text()
+    assert "narrowing down" not in driver.errors.read_text(), "no row is suspected for a node's sake"
     assert judge(str(table), expected) == {"rows": ROWS, "lost": 0, "doubled": 0, "unknown": 0, "wrong": 0}
     metrics = last_record(tmp_path)["metrics"]
     assert (metrics["replicas"], metrics["replicas_max"]) == (1, 3)

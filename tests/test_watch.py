@@ -204,3 +204,16 @@ def test_what_is_left_of_a_span():
     span = ((row(1), row(2)), (row(3),), (row(4),))
     assert left_of(span, {row(2).id, row(4).id}) == ((row(2),), (row(4),))
     assert left_of(span, set()) == ()
+
+
+def test_a_node_that_ray_takes_for_alive_although_it_is_dead_is_waited_for(monkeypatch):
+    def nodes(alive):
+        facts = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
+        return [{"NodeID": "a", "Alive": alive, **facts}, {"NodeID": "b", "Alive": True, **facts, "NodeManagerPort": 2}]
+
+    answers = {"127.0.0.1:1": False, "127.0.0.1:2": True}
+    seen = [nodes(True), nodes(True), nodes(False)]
+    monkeypatch.setattr(ray_executor, "answers", answers.__getitem__)
+    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: seen.pop(0))
+    monkeypatch.setattr(ray_executor.time, "sleep", lambda seconds: None)
+    assert ray_executor._dead_nodes() == {"a"}
