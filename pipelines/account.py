@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 
 from pipelines.certificate import Certificate, corpus_digest
-from pipelines.checkpoint import read_checkpoint
 from pipelines.digests import as_text
+from pipelines.faults import patiently
 from pipelines.lance_files import reading
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import Prepared
@@ -16,7 +16,7 @@ def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = (
     """Sums by a scan of the provenance columns. Takes the digests from their columns, as they were when the records
     were written; `verify` makes them again."""
     shards = prepared.by_id()
-    state = read_checkpoint(shards, table.units(), table.metadata.rows_per_unit)
+    state = table.checkpoint(shards)
     totals = table.totals(shards)
     ids, pairs = stored_digests(table, shards)
     return Certificate(
@@ -50,12 +50,16 @@ def stored_digests(table: LanceTable, shards: Container[int]) -> tuple[int, int]
         f"sum(CASE WHEN {which} THEN {column} >> 32 ELSE 0 END) AS {name}_high"
         for name, column, which in (("ids", "_id_digest", "_chunk = 0"), ("pairs", "_digest", "true"))
     )
-    query = table.dataset.sql(f"SELECT _shard, {halves} FROM dataset GROUP BY _shard").build()
-    ids = pairs = 0
-    with reading(table.address):
-        for batch in query.to_stream_reader():
-            for group in batch.to_pylist():
-                if group["_shard"] in shards:
-                    ids += group["ids_low"] + (group["ids_high"] << 32)
-                    pairs += group["pairs_low"] + (group["pairs_high"] << 32)
-    return ids, pairs
+    query = f"SELECT _shard, {halves} FROM dataset GROUP BY _shard"
+
+    def read() -> tuple[int, int]:
+        ids = pairs = 0
+        with reading(table.address):
+            for batch in table.dataset.sql(query).build().to_stream_reader():
+                for group in batch.to_pylist():
+                    if group["_shard"] in shards:
+                        ids += group["ids_low"] + (group["ids_high"] << 32)
+                        pairs += group["pairs_low"] + (group["pairs_high"] << 32)
+        return ids, pairs
+
+    return patiently("reading the digests", table.address.location, read)

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines import __version__, sizing
 from pipelines.account import account
 from pipelines.certificate import Certificate
-from pipelines.checkpoint import Checkpoint, count_pending, pending, read_checkpoint
+from pipelines.checkpoint import Checkpoint, count_pending, pending
 from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
@@ -91,7 +91,7 @@ class EmbedRun:
     # ------------------------------------------------------------------ what is to do
 
     def _checkpoint(self) -> Checkpoint:
-        state = read_checkpoint(self.prepared.by_id(), self.table.units(), self.table.metadata.rows_per_unit)
+        state = self.table.checkpoint(self.prepared.by_id())
         self.metrics.rows_before = state.rows_done
         self.metrics.units_before = state.units
         pending_units = count_pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)

@@ -6,7 +6,7 @@ from typing import Any
 
 from actors.weights import locate
 from pipelines import sizing
-from pipelines.checkpoint import count_pending, read_checkpoint
+from pipelines.checkpoint import Checkpoint, count_pending
 from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.lance_files import TableAddress, reading
@@ -21,7 +21,7 @@ def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
         prepared = prepare(job, executor)
         size = prepared.metadata.rows_per_unit
         table = LanceTable.open(prepared.address)
-        state = read_checkpoint(prepared.by_id(), table.units() if table else (), size)
+        state = table.checkpoint(prepared.by_id()) if table else Checkpoint()
         todo_units = count_pending(prepared.shards, state.done, size)
         todo_rows = prepared.rows - state.rows_done
         per_row, passages = sample(job, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)

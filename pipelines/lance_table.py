@@ -28,11 +28,12 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pipelines.checkpoint import Totals, UnitInTable
+from pipelines.checkpoint import Checkpoint, Totals, UnitInTable, read_checkpoint
 from pipelines.errors import StoreUnavailable, Superseded, TableError
 from pipelines.faults import STORE_ERRORS, Attempts, explain, patiently
 from pipelines.lance_files import TableAddress, reading, transaction_of
 from pipelines.orphans import Orphans, find_orphans
+from pipelines.plan import Shard
 from pipelines.schema import TableMetadata
 from pipelines.storage import filesystem_for
 
@@ -92,7 +93,7 @@ class LanceTable:
                     max_retries=0,
                     storage_options=address.options,
                 )
-            except OSError as bad:
+            except STORE_ERRORS as bad:
                 table = cls.open(address)  # another creator won, or only the answer was lost
                 if table is None:
                     attempts.failed(bad)
@@ -242,8 +243,16 @@ class LanceTable:
 
     # ------------------------------------------------------------------ what is in the table
 
+    def checkpoint(self, shards: Mapping[int, Shard]) -> Checkpoint:
+        """What is done of these shards, by id; read again from its beginning while the store is unavailable."""
+
+        def read() -> Checkpoint:
+            return read_checkpoint(shards, self.units(), self.metadata.rows_per_unit)
+
+        return patiently("reading what is done", self.address.location, read)
+
     def units(self) -> Iterator[UnitInTable]:
-        """The checkpoint: which units are in the table, and the row range each covers, in the order of their rows
+        """Which units are in the table, and the row range each covers, in the order of their rows
         within a shard. Streamed: 20 million units as a list of objects took 8 GB."""
         query = (
             "SELECT _unit, min(_shard) AS shard, min(_row) AS first, max(_row) AS last, "

@@ -28,6 +28,7 @@ from pipelines.prepare import Prepared, open_executor, prepare
 from pipelines.scan import Scan, scan
 from pipelines.status import open_table
 from pipelines.storage import read_bytes
+from pipelines.values import python_rows
 
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
@@ -264,8 +265,7 @@ def _random_records(
         return []
     columns = ["id", *prepared.carried.names, "vector", "_shard", "_row", "_start", "_end"]
     only = f"_rowid IN ({', '.join(str(int(address)) for address in addresses)})"
-    taken: list[dict[str, Any]] = table.dataset.to_table(columns=columns, filter=only).to_pylist()
-    return taken
+    return python_rows(table.dataset.to_table(columns=columns, filter=only))
 
 
 def _ends(table: LanceTable, records: list[dict[str, Any]]) -> dict[tuple[int, int], int]:
@@ -286,5 +286,5 @@ def _read_again(records: list[dict[str, Any]], prepared: Prepared) -> list[dict[
     for shard_id in dict.fromkeys(shard for shard, _ in places):
         units = [single_row(shards[shard_id], row) for shard, row in places if shard == shard_id]
         for unit, rows in zip(units, prepared.corpus.read(units, prepared.carried), strict=True):
-            found[shard_id, unit.start] = rows.to_pylist()[0]
+            found[shard_id, unit.start] = python_rows(rows)[0]
     return [found[r["_shard"], r["_row"]] for r in records]

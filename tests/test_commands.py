@@ -155,6 +155,21 @@ def test_verify_of_a_table_with_only_bad_rows(tmp_path):
     assert doubts(config) == {}
 
 
+def test_verify_compares_times_that_python_cannot_hold(tmp_path):
+    """After the year 9999, of an unknown zone, and inside lists and structs: compared, and a change is doubted."""
+    far = pa.array([400_000_000_000, 2**40, None], pa.timestamp("s"))
+    mars = pa.array([1, 2, 3], pa.timestamp("ms", "Mars/Olympus"))
+    nested = pa.array([[{"d": 2**30}], [], None], pa.list_(pa.struct([("d", pa.date32())])))
+    table = pa.table({"doc_id": ["a", "b", "c"], "text": ["x", "y", "z"], "far": far, "mars": mars, "nested": nested})
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(table, tmp_path / "corpus" / "a.parquet")
+    config = job(tmp_path, corpus={"columns": ["far", "mars", "nested"]})
+    run(config)
+    assert doubts(config) == {}
+    dataset(config).update({"far": "CAST(7 AS TIMESTAMP)"}, where="id = 'a'")
+    assert "1 have another id or other columns in the corpus" in doubts(config)[SAMPLE]
+
+
 # ---------------------------------------------------------------------- verify: each doubt
 
 

@@ -22,8 +22,9 @@ from actors.embedder import Embedder
 from actors.spec import ModelSpec
 from pipelines import faults, storage
 from pipelines.embed import embed
-from pipelines.errors import Incomplete, StorageError, VectormillError
+from pipelines.errors import Incomplete, StorageError, StoreUnavailable, VectormillError
 from pipelines.formats import files, jsonl
+from pipelines.lance_table import LanceTable
 
 SHARDS, ROWS = 2, 40
 RIGHT = {"lost": 0, "doubled": 0, "unknown": 0, "wrong": 0}
@@ -171,6 +172,26 @@ def test_a_storm_over_the_workers_of_ray(store, tmp_path, executor, caplog):
     assert run(config, executor).adds_up
     assert store.verdict() == RIGHT
     assert any("writing: the store asks for fewer requests" in line for line in retries(caplog)), retries(caplog)
+
+
+def test_what_is_done_is_read_again_from_its_beginning(store, tmp_path, caplog, monkeypatch):
+    """The stream breaks in the middle of the table: what the first attempt gave must not count twice."""
+    config = store.job(tmp_path)
+    before = run(config)
+    whole, broken = LanceTable.units, []
+
+    def units(table):
+        for unit in whole(table):
+            yield unit
+            if not broken:
+                broken.append(unit)
+                raise StoreUnavailable("the store asks for fewer requests (503)", "the store asks for fewer requests")
+
+    monkeypatch.setattr(LanceTable, "units", units)
+    after = run(config)
+    assert broken
+    assert after.to_dict() == {**before.to_dict(), "table_version": after.table_version}
+    assert [line for line in retries(caplog) if "reading what is done" in line], retries(caplog)
 
 
 # ---------------------------------------------------------------------- reads
