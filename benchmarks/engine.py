@@ -42,8 +42,8 @@ import write
 
 from actors import fast_tokenizer
 from actors.spec import ModelSpec
-from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.executor import Executor, InlineExecutor, Parcel, Reader, Stage, StageFunction
+from pipelines.config import CorpusConfig, ReplicaRange, StorageConfig
+from pipelines.executor import Executor, InlineExecutor, Parcel, Reader, Stage
 from pipelines.lance_files import TableAddress
 from pipelines.lance_table import LanceTable
 from pipelines.plan import Span, Unit, bundles, cut, spans
@@ -55,6 +55,7 @@ ROWS_PER_SHARD = 8_192
 SHORTEST, LONGEST = 500, 1_000
 EMPTY_UNITS = (100, 500)
 NEEDED_PER_CORE = 8 * 500_000 / 128
+ONE = ReplicaRange(min=1, max=1)
 VARIANTS = ("minilm", "qwen", "qwen_fastokens")
 
 
@@ -105,6 +106,7 @@ class Job:
     """The stages over the corpus in `folder`, into a table of this dtype."""
 
     def __init__(self, folder: Path, spec: ModelSpec, dimensions: int, vector_dtype: str):
+        self.spec = spec
         storage = StorageConfig()
         corpus = Corpus(CorpusConfig(uri=str(folder / "corpus"), id="id"), storage)
         shards = scan_all(corpus, str(folder / "side"), storage, InlineExecutor().map)
@@ -116,7 +118,7 @@ class Job:
         tokenising, writing = Tokenise(spec, None, None), Write(self.address, schema)
         self.stages = [
             Stage("tokenise", lambda: tokenising, num_cpus=0.5),
-            Stage("embed", lambda: Vectors(dimensions), replicas=1),
+            Stage("embed", lambda: Vectors(dimensions), replicas=ONE),
             Stage("write", lambda: writing, parcels_per_call=2),
         ]
 
@@ -125,7 +127,7 @@ class Job:
         return list(spans(bundles(wanted, ROWS_PER_UNIT)))
 
 
-def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> StageFunction:
+def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[[Any], Any]:
     """The function, with the CPU seconds of this process added up under a name."""
 
     def run(argument: Any) -> Any:
@@ -140,7 +142,11 @@ def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> S
 def stages_alone(job: Job, rows: int) -> dict[str, Any]:
     """Each stage's CPU seconds, in this process."""
     spent: dict[str, float] = {}
-    watched = [Stage(s.name, lambda s=s: timed(s.make(), s.name, spent), s.parcels_per_call) for s in job.stages]
+
+    def watch(stage: Stage) -> Stage:
+        return Stage(stage.name, lambda: timed(stage.make(), stage.name, spent), stage.parcels_per_call)
+
+    watched = [watch(stage) for stage in job.stages]
     receipts = list(InlineExecutor().run(timed(job.read, "read", spent), watched, job.spans(rows)))
     done = sum(unit.rows for receipt in receipts for unit in receipt.bundle)
     tokens = sum(receipt.counts["tokens"] for receipt in receipts)
@@ -180,8 +186,8 @@ def as_it_is(parcels: list[Parcel]) -> list[Parcel]:
 
 def driver_ms_per_unit(executor: Executor) -> float:
     """CPU milliseconds of the driver alone for a unit that has nothing in it: what scheduling costs."""
-    names = {"tokenise": None, "embed": 1, "write": None}
-    stages = [Stage(name, lambda: as_it_is, num_cpus=0.5, replicas=replicas) for name, replicas in names.items()]
+    pools = {"tokenise": None, "embed": ONE, "write": None}
+    stages = [Stage(name, lambda: as_it_is, num_cpus=0.5, replicas=pool) for name, pool in pools.items()]
 
     def run(units: int) -> float:
         packed = [((Unit(7, "part-0.parquet", n, n + 1, 1, "mtime:0"),),) for n in range(units)]
@@ -202,7 +208,7 @@ def variant(name: str, folder: Path, options: Any) -> dict[str, Any]:
     from pipelines import stages
 
     words = "the quick brown fox's 3,141 jumps over it; "
-    stages._tokenizer(job.stages[0].make().spec).encode([words * 20] * (options.warm_up // (20 * len(words)) + 1))
+    stages._tokenizer(job.spec).encode([words * 20] * (options.warm_up // (20 * len(words)) + 1))
     run_all(InlineExecutor(), job, ROWS_PER_UNIT)
     found = stages_alone(job, options.rows)
     if name == "qwen_fastokens" and not options.no_ray:

@@ -48,7 +48,7 @@ def new_table(location: str) -> LanceTable:
     return table
 
 
-def cost(function: Callable[[], Any]) -> dict[str, float]:
+def cost(function: Callable[[], Any]) -> dict[str, Any]:
     """CPU seconds of this process, and MB by which its peak grew."""
     cpu, before = time.process_time(), machine.memory_mb("VmRSS")
     found = function()

@@ -114,6 +114,7 @@ def measure(job: JobConfig, log: Path) -> dict[str, Any]:
     for begin, _, process in work:
         first.setdefault(process, begin)
     replicas = job.run.replicas
+    assert isinstance(replicas, int)
     return {
         "replicas": replicas,
         "seconds": round(watched.last_receipt - began, 2),

@@ -113,7 +113,7 @@ def timed_commits(into: list[float]) -> None:
         commit(table, *arguments)
         into.append(time.perf_counter() - started)
 
-    LanceTable.commit = timed  # type: ignore[method-assign]
+    LanceTable.commit = timed  # type: ignore[method-assign,assignment]
 
 
 def job_over(folder: str, engine: str, commit_every_rows: int) -> JobConfig:
@@ -138,7 +138,7 @@ def one_run(job: JobConfig, note: str, stop_after: float) -> dict[str, Any]:
         holding.start()
         executor = Stopping(engine, note, stop_after)
         engine_started = time.time()
-        run = EmbedRun(prepare(job, executor), executor, Display(quiet=True))  # type: ignore[arg-type]
+        run = EmbedRun(prepare(job, executor), executor, Display(quiet=True))
         planned, planned_cpu = time.time(), time.process_time()
         with contextlib.suppress(KeyboardInterrupt):
             certificate = run.run()

@@ -18,6 +18,7 @@ place of the packages'.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -127,6 +128,10 @@ def rates(load: Callable[[], BatchTokenizer], texts: Sequence[str]) -> dict[str,
     return found
 
 
+def tokenizer(definition: str, after: int) -> BatchTokenizer:
+    return BatchTokenizer(Tokenizer.from_str(definition), after)
+
+
 def measure(definition: str, texts: Sequence[str], rounds: int, with_fastokens: bool) -> dict[str, Any]:
     """Medians of the rounds, in which both take turns."""
     pieces = [text[i : i + CHARACTERS_PER_PIECE] for text in texts for i in range(0, len(text), CHARACTERS_PER_PIECE)]
@@ -134,7 +139,8 @@ def measure(definition: str, texts: Sequence[str], rounds: int, with_fastokens: 
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, after in names.items():
-            found[name].append(rates(lambda after=after: BatchTokenizer(Tokenizer.from_str(definition), after), pieces))
+            made = functools.partial(tokenizer, definition, after)
+            found[name].append(rates(made, pieces))
     return {
         name: {key: round(statistics.median(one[key] for one in each), 2) for key in each[0]}
         | {"first_each_round": [round(one["first"]) for one in each]}
@@ -176,8 +182,8 @@ def tokenizer_json(name: str | None) -> str:
     if name is not None:
         folder = weights.locate(ModelSpec(name), tokenizer_only=True)
         return weights.tokenizer_file(folder).read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        return (qwen_tokenizer.write(Path(folder)) / "tokenizer.json").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as made:
+        return (qwen_tokenizer.write(Path(made)) / "tokenizer.json").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
