@@ -169,9 +169,13 @@ def run_all(executor: Executor, job: Job, rows: int) -> tuple[int, float]:
 
 
 def slope(executor: Executor, job: Job, rows: int) -> float:
-    """CPU microseconds a row, from two runs of different length."""
+    """CPU microseconds a row, from two runs of different length. The first run of an engine, in which its workers start
+    and load their libraries, counts for neither."""
+    run_all(executor, job, ROWS_PER_UNIT)
     few, short = run_all(executor, job, rows)
     many, long = run_all(executor, job, 3 * rows)
+    if long <= short:
+        sys.exit(f"{many} rows took {long} CPU s and {few} rows {short}: take more --rows, on a quiet machine")
     return round((long - short) / (many - few) * 1e6, 2)
 
 
