@@ -195,8 +195,8 @@ def search(
             "adds them."
         )
     hits = searcher.search(text, query)
-    found = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
-    found["hits"] = [asdict(hit) for hit in hits]
+    how = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
+    found = {**how, "hits": [asdict(hit) for hit in hits]}
     _print(as_json, found, lambda console: report.hits(console, text, hits))
 
 
