@@ -272,6 +272,17 @@ def test_full_text_over_a_carried_column_never_finds_rows_without_a_vector(tmp_p
     assert ids(Searcher(address(with_words(config, "title"))).search("moon", Query(mode="text"))) == ["d1", "d2"]
 
 
+def test_full_text_over_several_columns(tmp_path):
+    texts = {"a": ("moon landing", "astronauts"), "b": ("bread", "the moon over the bakery"), "c": ("car", "oil")}
+    records = [{"doc_id": k, "title": title, "text": text} for k, (title, text) in texts.items()]
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", records)
+    config = job(tmp_path, corpus={"columns": ["title"]}, table={"text_column": "text"})
+    run(config)
+    searcher = Searcher(address(with_words(with_words(config), "title")), embeds=False)
+    hits = searcher.search("moon", Query(mode="text"))
+    assert {hit.id: hit.text for hit in hits} == {"a": "astronauts", "b": "the moon over the bakery"}
+
+
 def test_fusion_is_by_rank_alone():
     first = [{"_rowid": 1, "_distance": 0.1}, {"_rowid": 2, "_distance": 0.9}, {"_rowid": 3, "_distance": 1.0}]
     second = [{"_rowid": 3, "_score": 900.0}, {"_rowid": 4, "_score": 1.0}, {"_rowid": 1, "_score": 0.5}]
