@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from actors.id_columns import NON_FINITE, set_where
 from actors.pair_table import IDS, encoded_of
-from actors.reranker import Reranker, scores_of
+from actors.reranker import Reranker
+from actors.sigmoid import scores_of
 from actors.spec import ModelSpec, ReplicaBroken
 
 KNOWN_PAIR = ("What is the capital of China?", "The capital of China is Beijing.")  # it passed the check at the start

@@ -6,6 +6,8 @@ rerank_prompt.py): those with control tokens in them, and those with a huge quer
 """
 
 from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from actors import weights
@@ -24,7 +26,7 @@ class RerankReference:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._prompt = load_prompt(spec)
+        self._prompt: Any = load_prompt(spec)
         self._device = spec.resolve_device()
         self._fake = FakeRerankModel(spec) if spec.is_fake else None
         if self._fake is None:
@@ -75,7 +77,8 @@ class RerankReference:
     def _read(self, query: str, document: str, instruction: str | None, own: RerankEncoded) -> list[int]:
         """The pair's ids as the model card's code makes them, or ours where it would not make the same."""
         most, special = self._prompt.max_tokens, self._prompt.special_tokens
-        body = f"<Instruct>: {instruction or DEFAULT_INSTRUCTION}\n<Query>: {query}\n<Document>: {document}"
+        judged_by = DEFAULT_INSTRUCTION if instruction is None else instruction
+        body = f"<Instruct>: {judged_by}\n<Query>: {query}\n<Document>: {document}"
         if len(own.heads_ids) > most // 2 - special or any(token in body for token in self._control):
             return _ids(own).tolist()
         prefix, middle, suffix = (

@@ -22,6 +22,7 @@ from actors.rerank_batches import PairBatches
 from actors.rerank_model import RerankModel
 from actors.rerank_prompt import RerankEncoded, RerankPrompt
 from actors.rerank_weights import head_direction, read_config
+from actors.sigmoid import scores_of
 from actors.spec import ModelSpec
 
 
@@ -50,12 +51,6 @@ class Ranked:
     index: int
     score: float
     logit: float
-
-
-def scores_of(logits_N: np.ndarray) -> np.ndarray:
-    """The sigmoid, float32 [N]; NaN stays NaN."""
-    with np.errstate(invalid="ignore"):
-        return np.exp(-np.logaddexp(0.0, -logits_N.astype(np.float64))).astype(np.float32)  # without overflow
 
 
 class Reranker:

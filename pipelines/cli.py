@@ -103,6 +103,19 @@ def embed(job: JobFile, override: Overrides = None, as_json: AsJson = False, qui
 
 
 @app.command()
+def rerank(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Score pairs of a query and a document in bulk: run a job of task rerank, or resume it.
+
+    Example: vectormill rerank configs/rerank.yaml --set run.replicas=2"""
+    from pipelines.embed import rerank as run
+
+    config = load_job(job, override or ())
+    certificate = run(config, Display(quiet))
+    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate))
+    _exit_unless(certificate.adds_up)
+
+
+@app.command()
 def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Forecast: count the corpus and say what a run would do, without embedding anything.
 

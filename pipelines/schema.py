@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types as pt
 
 from pipelines.config import DOCUMENT, RESULTS, CorpusConfig
 from pipelines.digests import DIGEST_FIELDS
@@ -146,11 +147,6 @@ class TableMetadata:
     def task(self) -> str:
         return str(self.identity.get("task", "embed"))
 
-    @property
-    def results(self) -> tuple[str, ...]:
-        """The columns that the task fills, and that digests cover; null where a record has a reason."""
-        return RESULTS[self.task]
-
     def to_json(self) -> str:
         return json.dumps(
             {
@@ -182,3 +178,19 @@ class TableMetadata:
         names = sorted(set(self.identity) | set(other.identity))
         pairs = {n: (self.identity.get(n), other.identity.get(n)) for n in names}
         return {n: p for n, p in pairs.items() if p[0] != p[1]}
+
+
+def results_of(schema: pa.Schema) -> tuple[str, ...]:
+    """The columns of a table that its task fills and its digests cover, null where a record has a reason."""
+    metadata = TableMetadata.from_schema(schema)
+    return RESULTS[metadata.task if metadata else "embed"]
+
+
+def result_bytes(schema: pa.Schema) -> int:
+    """Bytes of a record's result."""
+    types = [schema.field(name).type for name in results_of(schema)]
+    return sum(kind.byte_width if pt.is_primitive(kind) else _list_bytes(kind) for kind in types)
+
+
+def _list_bytes(kind: pa.FixedSizeListType) -> int:
+    return int(kind.list_size * kind.value_type.byte_width)

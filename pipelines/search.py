@@ -39,7 +39,7 @@ class Searcher:
     """Holds the model and the table open for many queries."""
 
     def __init__(self, address: TableAddress):
-        self._table = open_table(address)
+        self._table = open_table(address, "embed")
         if self._table.count_rows() == 0:
             raise TableError(f"{address.location} is empty; run `vectormill embed` first")
         self._embedder = _query_embedder(self._table)

@@ -445,7 +445,7 @@ def in_the_middle():
     receipts = [Parcel((Unit(1, "a", n, n + 200, 9, "s"),), counts={"tokens": 5000}) for n in (300, 500)]
     for receipt in receipts:
         found.received(receipt)
-    found.counts["reason:no_text"] = 7
+    found.counts["bad_rows"] = 7
     found.committed(receipts[:1])
     return found
 
