@@ -6,20 +6,19 @@ fingerprint; other weights are refused."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import lancedb
 import numpy as np
 
 from actors.spec import ModelSpec
 from pipelines.digests import DIGEST_FIELDS
-from pipelines.errors import TableError, VectormillError
-from pipelines.lance_files import TableAddress, reading
+from pipelines.errors import ConfigError, TableError, VectormillError
+from pipelines.lance_files import TableAddress
 from pipelines.lance_table import LanceTable
 from pipelines.status import open_table
 
-REFINE_FACTOR = 10  # with a quantised index: re-rank this many times `limit` candidates by the stored vectors
 HIDDEN = (
     *("vector", "_shard", "_unit", "_row", "_tokens", "_truncated", "_reason", "_detail", "_distance"),
     *(field.name for field in DIGEST_FIELDS),
@@ -27,55 +26,101 @@ HIDDEN = (
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One passage found: cosine similarity in [-1, 1], the row's id, and the columns the table carries."""
+class Query:
+    """How to search."""
 
-    score: float
+    limit: int = 10
+    where: str | None = None
+    instruction: str | None = None
+    mode: str = "vector"
+    candidates: int = 100
+    exact: bool = False
+
+    def depth(self, reranked: bool) -> int:
+        """How many hits the first stage must find. Raises ConfigError when they are fewer than asked for."""
+        if not reranked:
+            return self.limit
+        if self.candidates < self.limit:
+            raise ConfigError(f"{self.limit} hits cannot be chosen from {self.candidates} candidates")
+        return self.candidates
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One passage found."""
+
+    rank: int
     id: str
+    score: float
+    similarity: float | None
+    relevance: float | None
+    first_rank: int
+    chunk: int
+    start: int
+    end: int
+    text: str | None
     columns: dict[str, Any]
 
 
 class Searcher:
     """Holds the model and the table open for many queries."""
 
-    def __init__(self, address: TableAddress):
-        self._table = open_table(address, "embed")
-        if self._table.count_rows() == 0:
+    def __init__(self, address: TableAddress, reranker: ModelSpec | None = None):
+        table = open_table(address, "embed")
+        if table.count_rows() == 0:
             raise TableError(f"{address.location} is empty; run `vectormill embed` first")
-        self._embedder = _query_embedder(self._table)
-        uri, _, name = address.uri.removesuffix(".lance").rpartition("/")
-        with reading(address):
-            self._lancedb = lancedb.connect(uri, storage_options=address.options).open_table(name)
+        self.metadata, self.dataset = table.metadata, table.dataset
+        self._embedder = _query_embedder(table)
+        self.reranker: Any = None
+        if reranker is not None:
+            from actors.reranker import Reranker
 
-    def search(self, text: str, limit: int = 10, where: str | None = None, instruction: str | None = None) -> list[Hit]:
-        """The `limit` most similar records; `where` is a SQL filter over the table's columns.
+            self.reranker = Reranker(reranker)
 
-        `instruction` says what to look for, in place of the table's own (see `TextTokenizer.encode_queries`).
-        Raises VectormillError if the text is empty or the filter does not parse."""
+    def embed_queries(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
+        """Vectors float32 [N, D] of queries."""
+        if instruction is None:
+            instruction = self.metadata.model["query_instruction"]
+        return self._embedder.embed_queries(texts, instruction)
+
+    def search(self, text: str, query: Query | None = None) -> list[Hit]:
+        """The passages that answer `text` best, reranked if there is a reranker."""
+        query = query or Query()
         if not text.strip():
             raise VectormillError("the query is empty; give a text to search for")
-        if instruction is None:
-            instruction = self._table.metadata.model["query_instruction"]
-        vector = self._embedder.embed_queries([text], instruction)[0]
-        return self.search_vector(vector, limit, where)
+        depth = query.depth(self.reranker is not None)
+        hits = self.nearest(self.embed_queries([text], query.instruction)[0], depth, query.where, query.exact)
+        return self.rerank(text, hits, query.instruction, query.limit) if self.reranker else hits
 
-    def search_vector(self, vector: np.ndarray, limit: int = 10, where: str | None = None) -> list[Hit]:
-        """As `search`, for a query vector [dimensions] float32 of unit length."""
-        query = self._lancedb.search(vector, vector_column_name="vector").distance_type("cosine").limit(limit)
-        query = query.refine_factor(REFINE_FACTOR)
-        if where:
-            query = query.where(where, prefilter=True)
+    def nearest(self, vector: np.ndarray, limit: int, where: str | None = None, exact: bool = False) -> list[Hit]:
+        """The `limit` records whose vectors have the largest cosine to `vector`, float32 [D]."""
+        nearest = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": not exact}
+        shown = [n for n in self.dataset.schema.names if n not in HIDDEN]
         try:
-            rows = query.to_arrow().to_pylist()
+            found = self.dataset.to_table(columns=["id", *shown], nearest=nearest, filter=where, prefilter=True)
         except (ValueError, RuntimeError, OSError) as bad:
             message = f"the search failed: {_without_rust(bad)}"
             if where:
-                message += f"\n--where was {where!r}; the columns are {', '.join(self._table.schema.names)}"
+                message += f"\n--where was {where!r}; the columns are {', '.join(self.dataset.schema.names)}"
             raise VectormillError(message) from bad
+        rows = [row for row in found.to_pylist() if row["_distance"] is not None]
         return [
-            Hit(1.0 - row["_distance"], row["id"], {k: v for k, v in row.items() if k != "id" and k not in HIDDEN})
-            for row in rows
-            if row["_distance"] is not None
+            Hit(
+                *(rank, row["id"], 1 - row["_distance"], 1 - row["_distance"], None, rank),
+                *(row["_chunk"], row["_start"], row["_end"], row.get("text")),
+                {n: row[n] for n in shown if n not in ("_chunk", "_start", "_end", "text")},
+            )
+            for rank, row in enumerate(rows, start=1)
+        ]
+
+    def rerank(
+        self, text: str, hits: Sequence[Hit], instruction: str | None = None, limit: int | None = None
+    ) -> list[Hit]:
+        """The hits in the order of their relevance to `text`, the first `limit` of them."""
+        ranked = self.reranker.rank(text, [hit.text for hit in hits], instruction or None, limit)
+        return [
+            replace(hits[found.index], rank=rank, score=found.score, relevance=found.score)
+            for rank, found in enumerate(ranked, start=1)
         ]
 
 
