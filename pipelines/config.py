@@ -315,7 +315,7 @@ class RunConfig(Section):
         return value
 
 
-# Of whose table which columns are the result, beside those that all tables have.
+# The columns of a table that are the results of its task.
 RESULTS = {"embed": ("vector",), "rerank": ("score", "logit")}
 
 

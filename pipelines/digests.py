@@ -6,7 +6,8 @@
 | _digest | _id_digest (8 bytes), _chunk (4 bytes), the byte 1 and the result, or the byte 0 and the reason in UTF-8; |
 | | all numbers little-endian |
 
-The result is the vector's numbers as stored; of a table of scores, the score and the logit (4 bytes each).
+The result is the vector's numbers as stored; of another table, the columns of its results one after the other: a
+number as stored, NaN for null, and BLAKE2b (8 bytes) of a string.
 
 A set's digest is the sum of its members' modulo 2^64, so no order matters and two parts of a table may be summed in
 two places. It finds every accident (a bit that flipped, a row that is lost, doubled or has another's vector); it is no
@@ -74,7 +75,11 @@ def _plain(column: pa.Array, present: pa.Array) -> np.ndarray:
     if pt.is_fixed_size_list(column.type):
         numbers, width = column.flatten(), column.type.list_size  # without the nulls
     else:
-        numbers, width = column.filter(present).fill_null(float("nan")), 1
+        numbers, width = column.filter(present), 1
+    if pt.is_string(column.type):
+        numbers = pa.array(_joined(blake2b(one, digest_size=SIZE).digest() for one in _bytes(numbers)))
+    elif pt.is_floating(column.type):
+        numbers = numbers.fill_null(float("nan"))
     own = numbers.to_numpy(zero_copy_only=False)
     plain = np.ascontiguousarray(own, own.dtype.newbyteorder("<")).view(np.uint8)
     return plain.reshape(len(own) // width, width * own.itemsize)

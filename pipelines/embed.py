@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ from pipelines.prepare import Prepared, check_same_space, open_executor, prepare
 from pipelines.retries import Retries
 from pipelines.stages import Write, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
-from pipelines.tasks import Pool
+from pipelines.tasks import Pool, Task
 
 # A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
@@ -126,7 +126,7 @@ class EmbedRun:
                 f"({rows - state.rows_done:,} of {rows:,} rows)"
             )
         else:
-            self.display.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to embed")
+            self.display.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to do")
         if state.stale:
             self.display.say(
                 f"{len(state.stale):,} shard(s) in the table are no longer in the corpus (changed or removed), "
@@ -250,24 +250,33 @@ class EmbedRun:
 
 def embed(job: JobConfig, display: Display) -> Certificate:
     """`vectormill embed`: run or resume the job. The account adds up, or Incomplete is raised with it."""
-    return _carry_out(job, "embed", display)
+    _check_command(job, "embed")
+    return run_job(job, display)
 
 
 def rerank(job: JobConfig, display: Display) -> Certificate:
     """`vectormill rerank`: as `embed`, for a job of pairs."""
-    return _carry_out(job, "rerank", display)
+    _check_command(job, "rerank")
+    return run_job(job, display)
 
 
-def _carry_out(job: JobConfig, task: str, display: Display) -> Certificate:
-    if job.task != task:
+def _check_command(job: JobConfig, command: str) -> None:
+    if job.task != command:
         raise ConfigError(
-            f"this job has task: {job.task}, and `vectormill {task}` runs jobs of task: {task}; run it with "
+            f"this job has task: {job.task}, and `vectormill {command}` runs jobs of task: {command}; run it with "
             f"`vectormill {job.task}`"
         )
+
+
+def run_job(
+    job: JobConfig, display: Display, task: Task | None = None, check: Callable[[Prepared], None] = lambda _: None
+) -> Certificate:
+    """Run or resume a job; `task`: other than the job file's. `check` may raise before anything is written."""
     check_conditional_put(job.table.uri, job.storage)
     with display.engine_output(), open_executor(job) as executor:
         display.say(f"counting the rows of {job.corpus.uri}")
-        prepared = prepare(job, executor)
+        prepared = prepare(job, executor, task=task)
+        check(prepared)
         run = EmbedRun(prepared, executor, display)
         certificate = None
         outcome = "failed"

@@ -62,15 +62,13 @@ class TableError(VectormillError):
 
 class FingerprintMismatch(TableError):
     """`differences` maps each differing identity field to (in the table, in this job); `space`: what of another kind
-    the table holds."""
+    the table holds; `remedy`: what to do."""
 
-    def __init__(self, table: str, differences: dict[str, tuple[object, object]], space: str):
+    def __init__(self, table: str, differences: dict[str, tuple[object, object]], space: str, remedy: str):
         self.differences = differences
         lines = [f"  {name}: table has {old!r}, this job has {new!r}" for name, (old, new) in differences.items()]
         super().__init__(
-            f"{table} holds {space}; nothing was written. It differs in:\n"
-            + "\n".join(lines)
-            + "\nUse a new table.name, or restore these fields in the job file."
+            f"{table} holds {space}; nothing was written. It differs in:\n" + "\n".join(lines) + f"\n{remedy}"
         )
 
 

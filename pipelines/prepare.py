@@ -127,13 +127,14 @@ def replicas(job: JobConfig, executor: Executor) -> ReplicaRange:
     return pool
 
 
-def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
-    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size.
+def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task: Task | None = None) -> Prepared:
+    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `task`: other than
+    the job file's.
 
     Raises CorpusError, ModelError, FingerprintMismatch or TableError; nothing is written but the count cache."""
     address = TableAddress(job.table.location, job.storage)
     table = LanceTable.open(address)
-    task = task_of(job)
+    task = task or task_of(job)
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
     on_gpu = uses_gpu(job, executor)
@@ -154,7 +155,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
     size = _rows_per_unit(
-        job, table, spec, replicas(job, executor).max, lambda: sample(task, corpus, shards, carried, spec)[0]
+        job, table, spec, replicas(job, executor).max, lambda: sample(task, corpus, shards, carried, spec)
     )
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
@@ -168,7 +169,7 @@ def _check_task(task: Task, table: LanceTable | None) -> None:
     if table is not None and table.metadata.task != task.name:
         raise TableError(
             f"{table.address.location} holds the results of task: {table.metadata.task}, and this job has task: "
-            f"{task.name}; nothing was written. Use another table.name."
+            f"{task.name}; nothing was written. Use another name."
         )
 
 
@@ -185,7 +186,7 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
 
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
     if differences := table.metadata.differences(metadata):
-        raise FingerprintMismatch(table.address.location, differences, task.space)
+        raise FingerprintMismatch(table.address.location, differences, task.space, task.remedy)
     ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
     if not ours.equals(theirs):
         lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
@@ -198,7 +199,7 @@ def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, sch
 
 
 def _rows_per_unit(
-    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, tokens_per_row: Callable[[], float]
+    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, weigh: Callable[[], tuple[float, float]]
 ) -> int:
     if job.run.rows_per_unit != "auto":
         return int(job.run.rows_per_unit)
@@ -207,7 +208,8 @@ def _rows_per_unit(
     if spec.weights.startswith("fake"):
         return sizing.rows_per_unit(1.0, None)
     speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    return sizing.rows_per_unit(tokens_per_row(), speed, replicas)
+    tokens_per_row, records_per_row = weigh()
+    return sizing.rows_per_unit(tokens_per_row, speed, replicas, records_per_row)
 
 
 def sample(
@@ -220,5 +222,5 @@ def sample(
     shard = filled[len(filled) // 2]
     unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
     rows = next(iter(corpus.read([unit], carried)))
-    tokenised, tokens, _ = task.tokenise(spec, rows)
-    return tokens / unit.rows, tokenised.num_rows / unit.rows
+    tokens, records = task.weigh(spec, rows)
+    return tokens / unit.rows, records / unit.rows

@@ -13,6 +13,7 @@ from pipelines.certificate import Certificate
 from pipelines.display import duration
 
 SNIPPET = 200
+RESULTS = {"embed": "vectors", "rerank": "scores", "search": "hits"}  # of a task
 
 
 def fields(console: Console, title: str, values: dict[str, Any]) -> None:
@@ -75,6 +76,25 @@ def certificate(console: Console, c: Certificate) -> None:
         console.print("  The same command tries again what is missing; nothing is done twice.")
 
 
+def searched(console: Console, c: Certificate, found: dict[str, Any]) -> None:
+    """What `search --queries` did."""
+    lines = {
+        "queries": c.rows,
+        "= searched": c.embedded_rows,
+        "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
+        "MISSING": c.missing_rows,
+        "hits": found.get("hits"),
+        "searched": f"{found['searched']}, version {found['searched_version']}",
+        "table": f"{found['table']}, version {c.table_version}",
+        "ids, hits": f"{c.id_digest}, {c.pair_digest}",
+    }
+    if not c.missing_rows:
+        lines.pop("MISSING")
+    fields(console, f"every query is accounted for: {found['out']}" if c.adds_up else "QUERIES ARE MISSING", lines)
+    for failure in c.failures:
+        console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+
+
 def status(console: Console, s: dict[str, Any]) -> None:
     """What `vectormill status` found."""
     done = f"{s['rows']:,}" + (f" of {s['corpus_rows']:,}" if s["corpus_rows"] is not None else "")
@@ -88,7 +108,8 @@ def status(console: Console, s: dict[str, Any]) -> None:
         {
             "rows": done,
             "units": f"{units} (up to {s['rows_per_unit']:,} rows each)",
-            {"embed": "vectors", "rerank": "scores"}[s["task"]]: s["records"] - sum(s["reasons"].values()),
+            {"embed": "vectors", "rerank": "scores", "search": "hits"}[s["task"]]: s["records"]
+            - sum(s["reasons"].values()),
             "tokens": s["tokens"],
             "texts truncated": s["truncated"],
             "bad rows": f"{s['bad_rows']:,}" + (f" ({_shown(s['reasons'])})" if s["reasons"] else ""),
@@ -126,7 +147,7 @@ def size(count: float) -> str:
 def forecast(console: Console, f: dict[str, Any]) -> None:
     """What `vectormill plan` found."""
     hours = f["replica_hours_estimate"]
-    result = {"embed": "vector", "rerank": "score"}[f["task"]]
+    result = RESULTS[f["task"]].removesuffix("s")
     lines = {
         "corpus": f["corpus"],
         "rows": f"{f['rows']:,} in {f['shards']:,} shard(s)",

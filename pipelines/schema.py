@@ -26,6 +26,16 @@ and of `task: rerank`, whose `_chunk` is the candidate's place in its list:
 |---|---|---|
 | score | float32 | relevance of the document to the query, 0..1 |
 | logit | float32 | what the score is the sigmoid of; order by it: scores near 1 are soon the same |
+
+and of `search --queries`, one record a hit, whose `_chunk` is its rank from 0 and whose `id` is the query's; beside
+them the columns of the searched table:
+
+| column | type | meaning |
+|---|---|---|
+| hit_id, chunk, start, end | string, int32 | id of the row that was found, number of the passage and its span |
+| similarity | float32 | cosine to the query; null for what only its words found |
+| relevance | float32 | by the reranker, 0..1; null without one, or where it gave no number |
+| first_rank | int32 | in the first stage, from 1 |
 """
 
 from __future__ import annotations
@@ -45,6 +55,14 @@ from pipelines.digests import DIGEST_FIELDS
 METADATA_KEY = b"vectormill"
 FORMAT_VERSION = 2  # 1 had no digests
 
+SEARCHED = pa.schema(
+    [
+        ("hit_id", pa.string()), ("similarity", pa.float32()), ("relevance", pa.float32()), ("first_rank", pa.int32()),
+        ("chunk", pa.int32()), ("start", pa.int32()), ("end", pa.int32()),
+    ]
+)  # fmt: skip
+MAY_BE_NULL = ("similarity", "relevance")
+
 REASONS = {
     "undecodable": "the record cannot be decoded (broken JSON, invalid UTF-8, wrong number of fields)",
     "too_long": "the record or its text is longer than 32 MiB, the most that one row may hold",
@@ -56,6 +74,7 @@ REASONS = {
     "empty_text": "the text is empty or only white space",
     "no_query": "the query is null, missing, empty or only white space",
     "no_document": "the document is null, missing, empty or only white space, or the list of candidates is empty",
+    "nothing_found": "no passage fits the filter or, in mode text, has a word of the query",
     "non_finite": "the model returned NaN, infinity or a zero vector",
     "crashes_worker": "the work on this row killed its process again and again",
     "hangs_worker": "the work on this row did not end in run.stage_timeout_seconds, again and again",
@@ -96,6 +115,11 @@ def scores_schema(carried: pa.Schema, text_column: str | None, metadata: TableMe
     """Schema of a table of relevance scores."""
     scores = [pa.field(name, pa.float32()) for name in RESULTS["rerank"]]
     return _table_schema(_with_text(carried, text_column), scores, [], metadata)
+
+
+def searched_schema(shown: pa.Schema, metadata: TableMetadata) -> pa.Schema:
+    """Schema of a table of search results; shown: columns of what was searched."""
+    return _table_schema([], [*SEARCHED, *shown], [], metadata)
 
 
 def _with_text(carried: pa.Schema, text_column: str | None) -> list[pa.Field]:
@@ -183,7 +207,8 @@ class TableMetadata:
 def results_of(schema: pa.Schema) -> tuple[str, ...]:
     """The columns of a table that its task fills and its digests cover, null where a record has a reason."""
     metadata = TableMetadata.from_schema(schema)
-    return RESULTS[metadata.task if metadata else "embed"]
+    task = metadata.task if metadata else "embed"
+    return tuple(SEARCHED.names) if task == "search" else RESULTS[task]
 
 
 def result_bytes(schema: pa.Schema) -> int:

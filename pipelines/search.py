@@ -95,7 +95,7 @@ class Searcher:
     def nearest(self, vector: np.ndarray, limit: int, where: str | None = None, exact: bool = False) -> list[Hit]:
         """The `limit` records whose vectors have the largest cosine to `vector`, float32 [D]."""
         nearest = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": not exact}
-        shown = [n for n in self.dataset.schema.names if n not in HIDDEN]
+        shown = [n for n in self.dataset.schema.names if n not in HIDDEN and n != "id"]
         try:
             found = self.dataset.to_table(columns=["id", *shown], nearest=nearest, filter=where, prefilter=True)
         except (ValueError, RuntimeError, OSError) as bad:

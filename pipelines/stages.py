@@ -29,7 +29,7 @@ from pipelines.faults import Attempts
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.metrics import RETRY
 from pipelines.plan import Bundle, Span, Unit
-from pipelines.schema import results_of
+from pipelines.schema import MAY_BE_NULL, results_of
 from pipelines.source import Corpus
 
 UnitRead = tuple[Unit, pa.Table | Exception]
@@ -199,11 +199,11 @@ def embedder(spec: ModelSpec) -> StageFunction:
 
 def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
     """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
-    a device that is broken from the start) every parcel says so and the run stops. Later the function raises
-    ReplicaBroken when its process must be replaced."""
+    a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
+    function raises ReplicaBroken when its process must be replaced."""
     try:
         actor = make()
-    except ModelError as bad:
+    except (ModelError, VectormillError) as bad:
         why = f"a replica refuses to work: {bad}"
         return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
 
@@ -262,7 +262,7 @@ def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
     exactly where there is a reason."""
     assert rows is not None
     results = results_of(schema)
-    for name in results:
+    for name in set(results) - set(MAY_BE_NULL):
         assert rows[name].is_null().equals(rows["_reason"].is_valid()), f"{name} is null exactly where a reason is"
     given = pa.schema([field for field in schema if field not in DIGEST_FIELDS])
     return with_digests(rows.select(given.names).cast(given), results)

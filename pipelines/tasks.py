@@ -18,6 +18,8 @@ from pipelines.pairs import TokenisePairs, reranker
 from pipelines.schema import TableMetadata, scores_schema, table_schema
 from pipelines.stages import Tokenise, embedder
 
+ANOTHER_TABLE = "Use a new table.name, or restore these fields in the job file."
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -31,12 +33,13 @@ class Pool:
 
 
 class Task(Protocol):
-    """name: the command that runs it. result: what a record holds, in one word. space: what a table holds that other
-    facts make another of, for the message that refuses them."""
+    """name: the command that runs it. result: what a record holds, in one word. space, remedy: what a table made with
+    other facts holds, and what to do then, for the message that refuses it."""
 
     name: str
     result: str
     space: str
+    remedy: str
 
     def settle(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
         """The spec with what the weights decide filled in, and all that a result depends on, for the fingerprint.
@@ -46,8 +49,8 @@ class Task(Protocol):
     def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:
         """Of the table."""
 
-    def tokenise(self, spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, int, int]:
-        """What goes to a replica, how many tokens that is, and how many texts were truncated."""
+    def weigh(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+        """How many tokens a replica reads for these rows of the corpus, and how many records they give."""
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         """From rows as they were read to rows that can be written."""
@@ -65,6 +68,7 @@ class EmbedTask:
     name = "embed"
     result = "vector"
     space = "another embedding space"
+    remedy = ANOTHER_TABLE
 
     def settle(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
         job = self.job
@@ -93,14 +97,15 @@ class EmbedTask:
         table = self.job.table
         return table_schema(carried, metadata.identity["dimensions"], table.vector_dtype, table.text_column, metadata)
 
-    def tokenise(self, spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, int, int]:
-        return self._tokenise(spec).tokenise(rows)
+    def weigh(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+        tokenised, tokens, _ = self._tokenise(spec).tokenise(rows)
+        return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         tokenise = self._tokenise(spec)
         return [
             Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=pool.timeout_seconds),
-            _replicas("embed", lambda: embedder(spec), pool),
+            replicas("embed", lambda: embedder(spec), pool),
         ]
 
     def _tokenise(self, spec: ModelSpec) -> Tokenise:
@@ -115,6 +120,7 @@ class RerankTask:
     name = "rerank"
     result = "score"
     space = "other scores"
+    remedy = ANOTHER_TABLE
 
     def settle(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
         corpus = self.job.corpus
@@ -132,21 +138,22 @@ class RerankTask:
     def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:
         return scores_schema(carried, self.job.table.text_column, metadata)
 
-    def tokenise(self, spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, int, int]:
-        return self._tokenise(spec).tokenise(rows)
+    def weigh(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+        tokenised, tokens, _ = self._tokenise(spec).tokenise(rows)
+        return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         tokenise = self._tokenise(spec)
         return [
             Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=pool.timeout_seconds),
-            _replicas("rerank", lambda: reranker(spec), pool),
+            replicas("rerank", lambda: reranker(spec), pool),
         ]
 
     def _tokenise(self, spec: ModelSpec) -> TokenisePairs:
         return TokenisePairs(spec, self.job.model.instruction, self.job.table.text_column)
 
 
-def _replicas(name: str, make: Any, pool: Pool) -> Stage:
+def replicas(name: str, make: Any, pool: Pool) -> Stage:
     return Stage(
         name,
         make,
