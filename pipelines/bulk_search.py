@@ -6,9 +6,7 @@ in the order of the queries, which appears whole or not at all."""
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,7 +33,7 @@ from pipelines.schema import results_of
 from pipelines.search import Query
 from pipelines.search_task import Searched, SearchTask
 from pipelines.status import open_table
-from pipelines.storage import filesystem_for, head, is_s3, local_path
+from pipelines.storage import head, writing
 
 ENDING = ".parquet"
 NO_LIMIT = 1e15  # a query that finds nothing is an answer, not a fault
@@ -171,24 +169,11 @@ def _write_out(work: TableAddress, job: JobConfig, out: str) -> int:
     """Write the table as one Parquet file, and return how many hits it has."""
     table = open_table(work, "search")
     hits = 0
-    with reading(work):
-        ordered = _in_order(table)
-        schema = _shown(table.dataset.schema.empty_table(), table).schema
-        target = out if is_s3(out) else f"{local_path(out)}.{secrets.token_hex(6)}.tmp"
-        filesystem, path = filesystem_for(target, job.storage)
-        try:
-            with filesystem.open_output_stream(path) as stream, pq.ParquetWriter(stream, schema) as writer:
-                for records in ordered:
-                    hits += len(records) - records["_reason"].drop_null().length()
-                    writer.write_table(_shown(records, table))
-            if target != out:
-                os.replace(path, local_path(out))
-        except OSError as bad:
-            raise explain(bad, out) from bad
-        finally:
-            if target != out:
-                with suppress(FileNotFoundError):
-                    os.remove(path)
+    schema = _shown(table.schema.empty_table(), table).schema
+    with writing(out, job.storage) as stream, pq.ParquetWriter(stream, schema) as writer:
+        for records in _in_order(table):
+            hits += records["_reason"].null_count
+            writer.write_table(_shown(records, table))
     return hits
 
 
@@ -196,25 +181,27 @@ def _in_order(table: LanceTable) -> Iterator[pa.Table]:
     """The table's records in the order of the queries and, of each, by rank: unit by unit, so that memory is bounded.
 
     Raises TableError for records that are not what was written."""
-    runs: list[tuple[int, int, int, int, int]] = []  # of records of one unit: its place, and theirs
+    results = results_of(table.schema)
+    with reading(table.address):
+        for _, _, fragment_id, start, stop in sorted(_runs(table)):
+            scanner = table.dataset.get_fragment(fragment_id).scanner(offset=start, limit=stop - start)
+            records = scanner.to_table().combine_chunks()
+            for batch in records.to_batches():
+                if not (record_digests(batch, id_digests(batch), results) == batch["_digest"].to_numpy()).all():
+                    raise TableError(
+                        f"{table.address.location}: records are not what was written; remove the table and search again"
+                    )
+            yield records
+
+
+def _runs(table: LanceTable) -> Iterator[tuple[int, int, int, int, int]]:
+    """(shard, first row, fragment, where its records begin there, where they end) of each unit."""
     for fragment in table.dataset.get_fragments():
         records = fragment.to_table(columns=["_shard", "_row", "_unit"])
-        units = records["_unit"].to_numpy()
-        edges = [0, *(np.flatnonzero(np.diff(units)) + 1).tolist(), len(units)]
+        edges = [0, *(np.flatnonzero(np.diff(records["_unit"].to_numpy())) + 1).tolist(), len(records)]
         for start, stop in pairwise(edges):
             first = records.slice(start, 1).to_pylist()[0]
-            runs.append((first["_shard"], first["_row"], fragment.fragment_id, start, stop))
-    results = results_of(table.schema)
-    for _, _, fragment_id, start, stop in sorted(runs):
-        scanner = table.dataset.get_fragment(fragment_id).scanner(offset=start, limit=stop - start)
-        records = scanner.to_table().combine_chunks()
-        for batch in records.to_batches():
-            ids = id_digests(batch)
-            if not (record_digests(batch, ids, results) == batch["_digest"].to_numpy()).all():
-                raise TableError(
-                    f"{table.address.location}: records are not what was written; remove it and search again"
-                )
-        yield records
+            yield first["_shard"], first["_row"], fragment.fragment_id, start, stop
 
 
 def _shown(records: pa.Table, table: LanceTable) -> pa.Table:

@@ -173,7 +173,7 @@ def verify(
 @app.command()
 def search(
     table: Target,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="What to look for.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     override: Overrides = None,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")] = 5,
     where: Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")] = None,

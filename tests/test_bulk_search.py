@@ -6,6 +6,7 @@ import math
 import shutil
 from datetime import timedelta
 
+import boto3
 import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from pipelines.errors import ConfigError, FingerprintMismatch, TableError
 from pipelines.lance_files import TableAddress
 from pipelines.schema import SEARCHED
 from pipelines.search import Query, Searcher
+from pipelines.storage import read_bytes, writing
 
 INLINE = RunConfig(engine="inline", rows_per_unit=8, commit_every_seconds=0.001)
 COLUMNS = ["query_id", "rank", "id", "similarity", "relevance", "first_rank", "chunk", "start", "end", "n", "text"]
@@ -50,7 +52,7 @@ def table_of(folder):
     return TableAddress(str(folder / "db" / "t.lance"), StorageConfig())
 
 
-def request(folder, tmp_path, queries, out="results.parquet", reranker=None, **query):
+def asked_for(folder, tmp_path, queries, out="results.parquet", reranker=None, **query):
     return Request(table_of(folder), queries, str(tmp_path / out), Query(**query), reranker)
 
 
@@ -76,7 +78,7 @@ def same(rows, wanted):
 
 
 def test_each_query_finds_what_it_finds_alone(tmp_path, built, queries):
-    certificate, found, rows = search(request(built, tmp_path, queries, limit=3, where="n > 10"))
+    certificate, found, rows = search(asked_for(built, tmp_path, queries, limit=3, where="n > 10"))
     assert pq.read_table(tmp_path / "results.parquet").schema.names == [*COLUMNS, "reason"]
     assert (certificate.rows, certificate.embedded_rows, certificate.reasons) == (30, 29, {"empty_text": 1})
     assert (certificate.adds_up, found["hits"]) == (True, 87)
@@ -88,13 +90,13 @@ def test_each_query_finds_what_it_finds_alone(tmp_path, built, queries):
 
 def test_reranked_as_one_query_is(tmp_path, built, queries):
     query = Query(limit=2, candidates=20)
-    _, _, rows = search(request(built, tmp_path, queries, reranker="fake", limit=2, candidates=20))
+    _, _, rows = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2, candidates=20))
     same([row for row in rows if row["reason"] is None], expected(built, query, ModelSpec("fake")))
     assert any(row["first_rank"] != row["rank"] for row in rows), "the second stage orders anew"
 
 
 def test_a_filter_that_nothing_passes_is_an_answer(tmp_path, built, queries):
-    certificate, found, rows = search(request(built, tmp_path, queries, where="n < 0"))
+    certificate, found, rows = search(asked_for(built, tmp_path, queries, where="n < 0"))
     assert certificate.adds_up
     assert (certificate.reasons, found["hits"]) == ({"empty_text": 1, "nothing_found": 29}, 0)
     assert {row["reason"] for row in rows} == {"empty_text", "nothing_found"}
@@ -102,26 +104,26 @@ def test_a_filter_that_nothing_passes_is_an_answer(tmp_path, built, queries):
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_queries_come_in_each_format(kind, tmp_path, built, queries):
-    _, _, wanted = search(request(built, tmp_path, queries))
+    _, _, wanted = search(asked_for(built, tmp_path, queries))
     table = pa.Table.from_pylist(QUERIES)
     file = tmp_path / f"other.{kind}"
     if kind == "parquet":
         pq.write_table(table, file)
     else:
         file.write_text("id,text\n" + "".join(f"{one['id']},{one['text']}\n" for one in QUERIES))
-    assert search(request(built, tmp_path, str(file), f"{kind}.parquet"))[2] == wanted
+    assert search(asked_for(built, tmp_path, str(file), f"{kind}.parquet"))[2] == wanted
 
 
 def test_a_column_that_has_the_name_of_a_result(tmp_path, queries):
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": f"d{n}", "text": text_of(n), "rank": n} for n in range(9)])
     run(job(tmp_path, corpus={"columns": ["rank"]}))
-    _, _, rows = search(request(tmp_path, tmp_path, queries, limit=1))
+    _, _, rows = search(asked_for(tmp_path, tmp_path, queries, limit=1))
     assert [row["rank"] for row in rows if row["reason"] is None] == [1] * 29
     assert {row["carried_rank"] for row in rows if row["reason"] is None} <= set(range(9))
 
 
 def test_the_same_command_again_does_nothing_and_mends_the_file(tmp_path, built, queries):
-    asked = request(built, tmp_path, queries)
+    asked = asked_for(built, tmp_path, queries)
     _, _, rows = search(asked)
     version = lance.dataset(tmp_path / "results.lance").version
     (tmp_path / "results.parquet").unlink()
@@ -135,7 +137,7 @@ def test_killed_in_the_middle_it_goes_on_over_the_same_rows(tmp_path, queries):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, table={"text_column": "text"}, run={"rows_per_unit": 8})
     run(config)
-    _, _, undisturbed = search(request(tmp_path, tmp_path, queries, "undisturbed.parquet", limit=3))
+    _, _, undisturbed = search(asked_for(tmp_path, tmp_path, queries, "undisturbed.parquet", limit=3))
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     arguments = ["search", tmp_path / "job.yaml", "--queries", queries, "--out", tmp_path / "results.parquet", "-k", 3]
     killed = vectormill_killed_at("before commit", 3, tmp_path, *arguments)
@@ -154,7 +156,7 @@ def test_killed_in_the_middle_it_goes_on_over_the_same_rows(tmp_path, queries):
 def test_a_version_that_is_gone_is_refused(tmp_path, queries, monkeypatch):
     write_parquet(tmp_path / "corpus")
     run(job(tmp_path))
-    asked = request(tmp_path, tmp_path, queries)
+    asked = asked_for(tmp_path, tmp_path, queries)
     stop_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         search(asked)
@@ -164,14 +166,14 @@ def test_a_version_that_is_gone_is_refused(tmp_path, queries, monkeypatch):
     lance.dataset(tmp_path / "db" / "t.lance").cleanup_old_versions(older_than=timedelta(0))
     with pytest.raises(TableError, match=r"began with version \d+ of .*, which is gone: .*give another --out"):
         search(asked)
-    assert search(request(tmp_path, tmp_path, queries, "new.parquet"))[0].adds_up
+    assert search(asked_for(tmp_path, tmp_path, queries, "new.parquet"))[0].adds_up
 
 
 def test_another_table_in_the_same_place_is_not_the_same(tmp_path, queries, monkeypatch):
     """Made anew with other rows, it may have the same version and the same model."""
     write_parquet(tmp_path / "corpus")
     run(job(tmp_path))
-    asked = request(tmp_path, tmp_path, queries)
+    asked = asked_for(tmp_path, tmp_path, queries)
     stop_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         search(asked)
@@ -194,30 +196,30 @@ def test_another_table_in_the_same_place_is_not_the_same(tmp_path, queries, monk
     ],
 )
 def test_other_options_are_refused_by_name(changed, words, tmp_path, built, queries):
-    search(request(built, tmp_path, queries))
+    search(asked_for(built, tmp_path, queries))
     with pytest.raises(FingerprintMismatch, match="results of another search") as caught:
-        search(request(built, tmp_path, queries, **changed))
+        search(asked_for(built, tmp_path, queries, **changed))
     assert words in str(caught.value)
     assert "Give another --out" in str(caught.value)
 
 
 def test_other_queries_are_refused(tmp_path, built, queries):
-    search(request(built, tmp_path, queries))
+    search(asked_for(built, tmp_path, queries))
     write_jsonl(tmp_path / "queries.jsonl", QUERIES[:-1])
     with pytest.raises(ConfigError, match=r"results of other queries: it differs in --queries \(30 of them"):
-        search(request(built, tmp_path, queries))
+        search(asked_for(built, tmp_path, queries))
 
 
 def test_another_table_is_refused(tmp_path, built, queries):
     write_parquet(tmp_path / "corpus")
     run(job(tmp_path))
-    search(request(built, tmp_path, queries))
+    search(asked_for(built, tmp_path, queries))
     with pytest.raises(FingerprintMismatch, match="table: table has"):
-        search(request(tmp_path, tmp_path, queries))
+        search(asked_for(tmp_path, tmp_path, queries))
 
 
 def test_results_that_are_not_what_was_written_are_not_handed_out(tmp_path, built, queries):
-    asked = request(built, tmp_path, queries)
+    asked = asked_for(built, tmp_path, queries)
     search(asked)
     rewritten(tmp_path / "results.lance", lambda records: records[5].update(similarity=0.5))
     (tmp_path / "results.parquet").unlink()
@@ -241,10 +243,10 @@ def test_the_digests_cover_each_part_of_a_hit(name):
 
 
 def test_ray_finds_the_same(tmp_path, built, queries, executor, monkeypatch):
-    _, _, wanted = search(request(built, tmp_path, queries, reranker="fake", limit=2))
+    _, _, wanted = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2))
     monkeypatch.setattr(embed, "open_executor", lambda _: contextlib.nullcontext(executor))
     as_ray = RunConfig(engine="ray", rows_per_unit=8)
-    assert search(request(built, tmp_path, queries, "ray.parquet", "fake", limit=2), as_ray)[2] == wanted
+    assert search(asked_for(built, tmp_path, queries, "ray.parquet", "fake", limit=2), as_ray)[2] == wanted
 
 
 # ---------------------------------------------------------------------- the command, and what is refused
@@ -275,21 +277,21 @@ def test_calls_that_mean_nothing(arguments, words, built):
 def test_what_cannot_be_searched_is_said_before_anything_is_written(tmp_path, built, queries):
     for out in ("results.csv", "re sults.parquet", ".parquet"):
         with pytest.raises(ConfigError, match="results are written as Parquet"):
-            search(request(built, tmp_path, queries, out))
+            search(asked_for(built, tmp_path, queries, out))
     with pytest.raises(ConfigError, match=r"--where 'nope > 1' is no filter(?s:.*)the columns are id"):
-        search(request(built, tmp_path, queries, where="nope > 1"))
+        search(asked_for(built, tmp_path, queries, where="nope > 1"))
     with pytest.raises(ConfigError, match="cannot be chosen from 3 candidates"):
-        search(request(built, tmp_path, queries, reranker="fake", candidates=3))
+        search(asked_for(built, tmp_path, queries, reranker="fake", candidates=3))
     with pytest.raises(Exception, match="there is no such folder"):
-        search(request(built, tmp_path, queries, reranker="./nowhere"))
+        search(asked_for(built, tmp_path, queries, reranker="./nowhere"))
     with pytest.raises(Exception, match="as a reranker only Qwen3-Reranker is supported"):
-        search(request(built, tmp_path, queries, reranker="bundled"))
+        search(asked_for(built, tmp_path, queries, reranker="bundled"))
     with pytest.raises(Exception, match="has no column 'id'"):
-        search(request(built, tmp_path, str(write_jsonl(tmp_path / "bad.jsonl", [{"name": "a", "text": "b"}]))))
+        search(asked_for(built, tmp_path, str(write_jsonl(tmp_path / "bad.jsonl", [{"name": "a", "text": "b"}]))))
     assert not (tmp_path / "results.lance").exists()
     (tmp_path / "results.parquet").write_text("mine")
     with pytest.raises(ConfigError, match="it would be overwritten"):
-        search(request(built, tmp_path, queries))
+        search(asked_for(built, tmp_path, queries))
     assert (tmp_path / "results.parquet").read_text() == "mine"
 
 
@@ -301,7 +303,7 @@ def test_a_table_of_scores_is_not_searched_and_not_overwritten(tmp_path, built, 
     with pytest.raises(TableError, match="holds the results of task: rerank; this needs a table of task: embed"):
         search(Request(scores, queries, str(tmp_path / "r.parquet"), Query()))
     with pytest.raises(TableError, match="holds the results of task: rerank, and this job has task: search"):
-        search(request(built, tmp_path, queries, "db/scores.parquet"))
+        search(asked_for(built, tmp_path, queries, "db/scores.parquet"))
 
 
 def test_a_search_that_fails_in_a_replica_ends_the_run(tmp_path, built, queries, monkeypatch):
@@ -312,4 +314,31 @@ def test_a_search_that_fails_in_a_replica_ends_the_run(tmp_path, built, queries,
 
     monkeypatch.setattr(search_task.Searcher, "nearest", fails)
     with pytest.raises(Exception, match="there is no full-text index"):
-        search(request(built, tmp_path, queries))
+        search(asked_for(built, tmp_path, queries))
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_file_appears_whole_or_not_at_all(where, tmp_path, request):
+    storage = StorageConfig()
+    uri = str(tmp_path / "folder" / "a.bin")
+    if where == "s3":
+        endpoint = request.getfixturevalue("s3_endpoint")
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="whole")
+        storage, uri = StorageConfig(endpoint_url=endpoint, region="us-east-1"), "s3://whole/folder/a.bin"
+
+    def fail_after(content):
+        with writing(uri, storage) as stream:
+            stream.write(content)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after(bytes(6 << 20))  # more than one part
+    assert read_bytes(uri, storage) is None
+    for content in (b"old", b"new" * (2 << 20)):
+        with writing(uri, storage) as stream:
+            stream.write(content)
+        assert read_bytes(uri, storage) == content
+    with pytest.raises(ZeroDivisionError):
+        fail_after(b"newer")
+    assert read_bytes(uri, storage) == content
+    assert where == "s3" or [path.name for path in (tmp_path / "folder").iterdir()] == ["a.bin"]
