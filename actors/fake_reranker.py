@@ -17,7 +17,7 @@ from actors.rerank_batches import Layout
 from actors.rerank_prompt import RerankEncoded
 from actors.spec import ModelError, ModelSpec
 
-DIMENSIONS = 64
+DIMENSIONS = 256  # more than the fake embedder has: fewer words are alike by chance
 SCALE = 8.0
 NOTHING = np.zeros(0, dtype=np.int32)
 

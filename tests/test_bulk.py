@@ -12,7 +12,6 @@ import yaml
 from bulk_jobs import pairs, records_of, rerank_job, rewritten, vectormill_killed_at
 from jobs import Said, job, run, write_jsonl, write_parquet
 from qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
-from rerank_peers import ModelCard, build
 from test_cli import call, refused
 
 from actors.pair_table import encoded_of
@@ -298,7 +297,7 @@ def set_score(records):
         (set_score, {SCORES: "1 wrong"}),
         (lose_last, {SAMPLE: "4 are of rows with more or fewer candidates"}),
         (lambda records: records[0].update(n=5), {SAMPLE: "1 have another id or other columns"}),
-        (lambda records: records[0].update(logit=None), {SCORES: "1 wrong"}),
+        (lambda records: records[0].update(logit=None), {SCORES: "1 wrong", SAMPLE: "1 are not the scores"}),
         (
             lambda records: records[0].update(logit=None, score=None, _reason="no_document"),
             {"bad rows are bad": "1 have none in the corpus"},
@@ -344,6 +343,8 @@ def test_the_digests_cover_the_scores(tmp_path, corpus):
 
 
 def test_the_real_model_scores_as_the_model_card_and_verify_agrees(tmp_path, qwen_tokenizers):  # noqa: F811
+    from rerank_peers import ModelCard, build  # transformers: seconds that no other test here needs
+
     weights = build(tmp_path / "weights", qwen_tokenizers["reranker"])
     texts = [
         ("What is the capital of China?", "The capital of China is Beijing."),
@@ -411,7 +412,7 @@ def test_an_embed_job_is_refused_and_so_is_its_table(tmp_path, corpus):
         ({"corpus": {"query": None}}, "needs corpus.query"),
         ({"corpus": {"query": "{a!r}"}}, "plain column names"),
         ({"corpus": {"text": "body"}}, "corpus.text is for task: embed"),
-        ({"chunking": {"max_tokens": 64}}, "chunking is for task: embed"),
+        ({"chunking": {"max_tokens": 128}}, "chunking is for task: embed"),
         ({"model": {"dimensions": 64}}, "model.dimensions is for task: embed"),
         ({"model": {"query_instruction": "x"}}, "model.query_instruction is for task: embed"),
         ({"table": {"vector_dtype": "float16"}}, "table.vector_dtype is for task: embed"),
