@@ -218,8 +218,7 @@ def search(
     reranker = ModelSpec(rerank, s3=address.storage.for_weights()) if rerank is not None else None
     searcher = Searcher(address, reranker)
     hits = searcher.search(text, query)
-    found = {"query": text, "mode": mode, "reranker": rerank}
-    found["hits"] = [asdict(hit) for hit in hits]
+    found = {"query": text, "mode": mode, "reranker": rerank, "hits": [asdict(hit) for hit in hits]}
     _print(as_json, found, lambda console: report.hits(console, text, hits))
 
 

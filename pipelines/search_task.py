@@ -134,7 +134,7 @@ class SearchActor:
         found = iter(self._thread.submit(self._hits, rows["text"].filter(pa.array(good_N)).to_pylist()).result())
         lists: list[list[Hit]] = [next(found) if good else [] for good in good_N]
         take = np.repeat(np.arange(len(rows)), [max(1, len(hits)) for hits in lists])
-        hits = [hit for several in lists for hit in (several or [None])]
+        hits: list[Hit | None] = [hit for several in lists for hit in (several or (None,))]
         out = rows.drop_columns(["text"]).take(pa.array(take))
         chunks = [number for several in lists for number in range(max(1, len(several)))]
         zeros = np.zeros(len(take), np.int32)

@@ -268,7 +268,7 @@ def test_killed_at(seam, nth, tmp_path, corpus):
 def test_ray_gives_the_same_table(tmp_path, corpus, executor):
     inline = rerank_job(tmp_path, table={"name": "inline"})
     document = run(inline).to_dict()
-    config = rerank_job(tmp_path, run={"engine": "ray", "replicas": 2})
+    config = rerank_job(tmp_path, run={"engine": "ray"})
     certificate = run(config, executor)
     assert list(differences(certificate.to_dict(), document)) == []
     assert records_of(config.table.location) == records_of(inline.table.location)
