@@ -216,9 +216,16 @@ def search(
         raise ConfigError("give TEXT to search for, or --queries FILE with --out RESULTS.parquet")
     query.depth(rerank is not None)  # before a model is loaded
     reranker = ModelSpec(rerank, s3=address.storage.for_weights()) if rerank is not None else None
-    searcher = Searcher(address, reranker)
+    searcher = Searcher(address, reranker, embeds=mode != "text")
+    outside = {kind: n for kind, n in searcher.unindexed(mode).items() if n and not (exact and kind == "vector")}
+    for kind, rows in outside.items():
+        Display().say(
+            f"{rows:,} rows are not in the {kind} index yet; they are searched too, more slowly. `vectormill optimize` "
+            "adds them."
+        )
     hits = searcher.search(text, query)
-    found = {"query": text, "mode": mode, "reranker": rerank, "hits": [asdict(hit) for hit in hits]}
+    how = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
+    found = {**how, "hits": [asdict(hit) for hit in hits]}
     _print(as_json, found, lambda console: report.hits(console, text, hits))
 
 
@@ -252,8 +259,7 @@ def doctor(
     Example: vectormill doctor --weights Qwen/Qwen3-Embedding-0.6B"""
     from actors.doctor import examine
 
-    storage = {k: str(v) for k, v in StorageConfig().model_dump().items() if v is not None}
-    spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=tuple(sorted(storage.items())))
+    spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=StorageConfig().for_weights())
     diagnosis = examine(spec, task, goldens)
     _print(as_json, diagnosis.to_dict(), lambda console: report.diagnosis(console, diagnosis.lines()))
     _exit_unless(diagnosis.ok)

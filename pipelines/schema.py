@@ -53,6 +53,7 @@ from pipelines.config import DOCUMENT, RESULTS, CorpusConfig
 from pipelines.digests import DIGEST_FIELDS
 
 METADATA_KEY = b"vectormill"
+TEXT_MARK = {METADATA_KEY: b"text"}  # on the field that holds the embedded text, whatever its name
 FORMAT_VERSION = 2  # 1 had no digests
 
 SEARCHED = pa.schema(
@@ -123,7 +124,7 @@ def searched_schema(shown: pa.Schema, metadata: TableMetadata) -> pa.Schema:
 
 
 def _with_text(carried: pa.Schema, text_column: str | None) -> list[pa.Field]:
-    return [*carried, *([pa.field(text_column, pa.string())] if text_column else [])]
+    return [*carried, *([pa.field(text_column, pa.string(), metadata=TEXT_MARK)] if text_column else [])]
 
 
 def _table_schema(
@@ -147,6 +148,13 @@ def _table_schema(
         ],
         metadata={METADATA_KEY: metadata.to_json().encode()},
     )
+
+
+def text_column_of(schema: pa.Schema) -> str | None:
+    """The column of a vectormill table that holds the embedded texts; None if they are not stored, or the table was
+    made by a release that did not mark the column and it is not called "text" (which no carried column can be)."""
+    marked = (field.name for field in schema if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY])
+    return next(marked, "text" if "text" in schema.names else None)
 
 
 @dataclass(frozen=True)

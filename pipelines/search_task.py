@@ -66,8 +66,9 @@ class SearchTask:
         """`spec` is the reranker's, or the embedder's where there is none."""
         searched, query = self.searched, self.query
         facts: dict[str, Any] = {"task": self.name, "dtype": spec.dtype, "reranker": None}
+        asked = searched.metadata.model["query_instruction"] if query.instruction is None else query.instruction
         if self.reranker is not None:
-            known = rerank_recipe.identity(spec, query.instruction)
+            known = rerank_recipe.identity(spec, asked or None)
             spec = replace(
                 spec,
                 max_tokens=known["max_tokens"],
@@ -84,7 +85,7 @@ class SearchTask:
             "candidates": query.depth(self.reranker is not None),
             "mode": query.mode,
             "where": query.where,
-            "instruction": query.instruction,
+            "instruction": asked,
             "exact": query.exact,
         }
         return spec, facts
@@ -124,7 +125,8 @@ class SearchActor:
     def __init__(self, task: SearchTask, reranker: ModelSpec | None):
         self._task, self._query = task, task.query
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # why: see EmbedActor
-        self._searcher = self._thread.submit(Searcher, task.searched.address, reranker).result()
+        embeds = task.query.mode != "text"
+        self._searcher = self._thread.submit(Searcher, task.searched.address, reranker, embeds).result()
         self._reranks = reranker is not None
         self._instruction = self._thread.submit(self._embedders_instruction).result()
 

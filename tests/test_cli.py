@@ -93,7 +93,7 @@ def test_console_script_and_module_are_the_same():
         (["frobnicate"], "No such command 'frobnicate'"),
         (["embed"], "Missing argument 'JOB.YAML'"),
         (["embed", "x.yaml", "--bogus"], "No such option: --bogus"),
-        (["search", "x.yaml"], "Missing argument 'TEXT'"),
+        (["search"], "Missing argument 'TABLE'"),
         (["search", "x.yaml", "text", "-k", "0"], "--limit' / '-k': Input should be greater than or equal to 1"),
         (["verify", "x.yaml", "--sample", "many"], "'--sample': Input should be a valid integer"),
     ],

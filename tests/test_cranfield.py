@@ -9,7 +9,7 @@ import pytrec_eval
 from jobs import job, run
 
 from pipelines.lance_files import TableAddress
-from pipelines.search import Searcher
+from pipelines.search import Query, Searcher
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"
 REFERENCE_NDCG = 0.3998  # sentence-transformers 6.2.0, all-MiniLM-L6-v2, title + " " + text, exact cosine search
@@ -35,7 +35,7 @@ def ndcg_at_10(config):
     vectors = np.array(rows["vector"].to_pylist(), np.float32)
     queries = [json.loads(line) for line in (DATA / "queries.jsonl").read_text().splitlines()]
     searcher = Searcher(address)
-    embedded = searcher._embedder.embed_queries([q["text"] for q in queries], None)
+    embedded = searcher.embed_queries([q["text"] for q in queries])
     judged: dict[str, dict[str, int]] = {}
     for line in (DATA / "qrels" / "test.tsv").read_text().splitlines()[1:]:
         query, document, score = line.split("\t")
@@ -46,7 +46,7 @@ def ndcg_at_10(config):
         best = np.argsort(-scores)[:100]
         found[query["_id"]] = {names[i]: float(scores[i]) for i in best}
     # one search through the command's own path agrees with this one
-    top = searcher.search(queries[0]["text"], limit=1)[0]
+    top = searcher.search(queries[0]["text"], Query(limit=1))[0]
     assert top.id == max(found[queries[0]["_id"]], key=found[queries[0]["_id"]].get)
     results = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10"}).evaluate(found)
     return float(np.mean([r["ndcg_cut_10"] for r in results.values()]))
