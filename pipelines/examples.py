@@ -35,27 +35,34 @@ from pipelines.search import Query, Searcher
 
 @dataclass(frozen=True)
 class Example:
-    """Queries over a few candidates. promise: what a model that knows the language makes of them."""
+    """Queries over a few candidates.
+
+    promise: what a model that knows the language makes of them. unrelated: what then comes last, for each query."""
 
     name: str
     promise: str
     queries: tuple[str, ...]
     candidates: tuple[str, ...]
+    unrelated: tuple[str, ...]
 
 
 EXAMPLES = (
-    Example("instructed", "a question finds its answer, though they share few words", QUERIES, DOCUMENTS),
+    Example(
+        "instructed", "a question finds its answer, not the other's", QUERIES, DOCUMENTS, (DOCUMENTS[1], DOCUMENTS[0])
+    ),
     Example(
         "synonyms",
         "nearly the same said in other words is nearer than another subject",
         ("苹果手机真好用",),
         ("今天天气不错", "我有一部 iPhone"),
+        ("今天天气不错",),
     ),
     Example(
         "titles",
         "of three titles the unrelated one comes last",
         ("什么是量子计算?",),
         ("家常红烧肉的做法", "经典计算机与量子计算机的区别", "量子计算入门：从量子比特到量子算法"),
+        ("家常红烧肉的做法",),
     ),
 )
 PUBLISHED = "published"  # the example that the documents of published numbers belong to
@@ -105,9 +112,10 @@ def compare_cosines(searcher: Searcher, known: Published) -> list[goldens.Result
 def _show(console: Console, searcher: Searcher) -> None:
     for number, example in enumerate(EXAMPLES, start=1):
         console.print(f"{number}. {example.promise}", markup=False)
-        for text in example.queries:
+        for text, unrelated in zip(example.queries, example.unrelated, strict=True):
             found = searcher.search(text, Query(len(example.candidates), f"example = '{example.name}'"))
             report.hits(console, text, [replace(hit, columns={}) for hit in found])
+            console.print("  so it is" if found[-1].text == unrelated else "  not so, by these weights", style="dim")
 
 
 def _show_goldens(console: Console, known: Published | None, results: Sequence[goldens.Result], task: str) -> None:

@@ -37,6 +37,15 @@ def test_the_bundled_model_answers_in_english(searcher):
         assert first.similarity > second.similarity + 0.3
 
 
+def test_what_the_bundled_model_makes_of_chinese(searcher):
+    """It was trained on English: it tells quantum computing from cooking, but not a phone from the weather."""
+    last = {}
+    for example in examples.EXAMPLES[1:]:
+        vector = searcher.embed_queries(example.queries)[0]
+        last[example.name] = searcher.nearest(vector, 3, f"example = '{example.name}'")[-1].text == example.unrelated[0]
+    assert last == {"synonyms": False, "titles": True}
+
+
 def test_its_published_numbers_come_out_of_the_table(searcher):
     known = examples.published(BUNDLED, "embed")
     results = examples.compare_cosines(searcher, known)
@@ -52,6 +61,7 @@ def test_the_command_in_two_stages(quick, searcher, capsys):
         assert example.promise in shown
         assert all(text in shown for text in (*example.queries, *(text[:40] for text in example.candidates)))
     assert "was number 2" in shown
+    assert shown.count("  so it is\n") + shown.count("  not so, by these weights\n") == 4
     assert shown.count("  ok    cosine ") == 7
     assert "no numbers were published for these weights (to rerank)" in shown
     assert "FAIL" not in shown
