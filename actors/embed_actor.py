@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.embedder import Embedder
+from actors.id_columns import NON_FINITE, sequences, set_where
 from actors.spec import ModelSpec, ReplicaBroken
 
-NON_FINITE = "non_finite"
 KNOWN_TEXT = "Paris is the capital of France."  # it passed the self-check when the replica started
 
 
@@ -35,7 +35,7 @@ class EmbedActor:
         "non_finite" and a `_detail`. Raises ReplicaBroken when it is not for the rows' sake.
         """
         todo_N = pc.is_null(table["_reason"]).to_numpy(zero_copy_only=False)
-        ids_T, offsets = _sequences(table["_ids"], todo_N)
+        ids_T, offsets = sequences(table["_ids"], todo_N)
         found_MD = self._thread.submit(self._embedder.embed, ids_T, offsets).result()
         assert len(found_MD) == int(todo_N.sum())
         usable_M = _usable(found_MD)
@@ -48,8 +48,8 @@ class EmbedActor:
         vectors_ND[todo_N & ~bad_N] = found_MD[usable_M]
         out = table.drop_columns(["_ids"])
         if bad_N.any():
-            out = _set_where(out, "_reason", bad_N, NON_FINITE)
-            out = _set_where(out, "_detail", bad_N, "the model gave a vector that is not finite or all zero")
+            out = set_where(out, "_reason", bad_N, NON_FINITE)
+            out = set_where(out, "_detail", bad_N, "the model gave a vector that is not finite or all zero")
         vector = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors_ND.ravel()), self._embedder.dimensions, mask=pa.array(~todo_N | bad_N)
         )
@@ -69,18 +69,3 @@ class EmbedActor:
 
 def _usable(vectors_ND: np.ndarray) -> np.ndarray:
     return np.isfinite(vectors_ND).all(axis=1) & (vectors_ND != 0).any(axis=1)
-
-
-def _sequences(column: pa.ChunkedArray, todo_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of the rows to do, int32 [T], and where each begins, int64 [M+1]."""
-    rows = column.filter(pa.array(todo_N)).combine_chunks()
-    assert rows.null_count == 0, f"{rows.null_count} rows have neither ids nor a reason"
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(pc.list_value_length(rows).to_numpy(zero_copy_only=False), out=offsets[1:])
-    return rows.flatten().to_numpy(zero_copy_only=False), offsets
-
-
-def _set_where(table: pa.Table, name: str, mask_N: np.ndarray, text: str) -> pa.Table:
-    at = table.schema.get_field_index(name)
-    field = table.schema.field(at)
-    return table.set_column(at, field, pc.if_else(pa.array(mask_N), pa.scalar(text, field.type), table[name]))

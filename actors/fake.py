@@ -61,7 +61,7 @@ class FakeModel:
         self.dimensions = dimensions
         self.token_budget = TOKEN_BUDGET
         self._tokens_per_second = tokens_per_second
-        self._table_VD = _word_vectors(dimensions)
+        self._table_VD = word_vectors(dimensions)
 
     def reference(self, ids_T: np.ndarray) -> np.ndarray:
         """The vector of one sequence, float32 [D], summed word by word."""
@@ -89,7 +89,7 @@ class FakeModel:
 
 
 @functools.lru_cache(maxsize=2)
-def _word_vectors(dimensions: int) -> np.ndarray:
+def word_vectors(dimensions: int) -> np.ndarray:
     """int32 [VOCABULARY, D] in -127..128; a shorter D is a prefix of a longer one. splitmix64, spelled out so that no
     library's choice of generator can change it."""
     words = np.arange(VOCABULARY, dtype=np.uint64)[:, None]

@@ -16,11 +16,13 @@ import numpy as np
 
 from actors import goldens, in_turn, rerank_check, weights
 from actors.embedder import check_digest
+from actors.fake_reranker import FakePrompt, FakeRerankModel
 from actors.qwen3_weights import Geometry
 from actors.rerank_batches import PairBatches
 from actors.rerank_model import RerankModel
 from actors.rerank_prompt import RerankEncoded, RerankPrompt
 from actors.rerank_weights import head_direction, read_config
+from actors.sigmoid import scores_of
 from actors.spec import ModelSpec
 
 
@@ -59,12 +61,7 @@ class Reranker:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        folder = weights.locate(spec)
-        check_digest(spec, folder)
-        config = read_config(folder)
-        self._prompt = RerankPrompt(spec)
-        direction_H = head_direction(folder, config, self._prompt.yes_id, self._prompt.no_id)
-        self._model = RerankModel(spec, folder, Geometry.of(config), direction_H)
+        self._prompt, self._model = _load(spec)
         checked = rerank_check.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)
         alone = [pairs.layout(np.array([i])) for i in range(len(checked.query_of))]
@@ -96,9 +93,7 @@ class Reranker:
         which_N = np.array([places.setdefault((query, document), len(places)) for query, document in pairs], dtype=int)
         encoded = self.encode_pairs(list(places), instruction)
         logits_N = self.score_encoded(encoded)[which_N]
-        with np.errstate(invalid="ignore"):  # NaN stays NaN
-            scores_N = np.exp(-np.logaddexp(0.0, -logits_N.astype(np.float64)))  # the sigmoid, without overflow
-        return Scores(logits_N, scores_N.astype(np.float32), encoded.truncated[which_N])
+        return Scores(logits_N, scores_of(logits_N), encoded.truncated[which_N])
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> RerankEncoded:
         """The token ids of the pairs, each different query once."""
@@ -131,3 +126,15 @@ class Reranker:
 
     def _one_micro_batch(self, batches: PairBatches, rows_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._model.states_and_logits(batches.layout(rows_m))
+
+
+def _load(spec: ModelSpec) -> tuple[Any, Any]:
+    """Prompt and model of a spec: the one place where real and fake are told apart."""
+    folder = None if spec.is_fake else weights.locate(spec)
+    check_digest(spec, folder)
+    if folder is None:
+        return FakePrompt(spec), FakeRerankModel(spec)
+    config = read_config(folder)
+    prompt = RerankPrompt(spec)
+    direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
+    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)

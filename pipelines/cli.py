@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from actors.spec import ModelError, ModelSpec
 from pipelines import __version__, report
-from pipelines.config import JobConfig, StorageConfig, load_job
+from pipelines.config import JobConfig, RunConfig, StorageConfig, load_job
 from pipelines.display import Display
 from pipelines.errors import ConfigError, Stopped, VectormillError
 
@@ -104,6 +104,19 @@ def embed(job: JobFile, override: Overrides = None, as_json: AsJson = False, qui
 
 
 @app.command()
+def rerank(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Score pairs of a query and a document in bulk: run a job of task rerank, or resume it.
+
+    Example: vectormill rerank configs/rerank.yaml --set run.replicas=2"""
+    from pipelines.embed import rerank as run
+
+    config = load_job(job, override or ())
+    certificate = run(config, Display(quiet))
+    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate))
+    _exit_unless(certificate.adds_up)
+
+
+@app.command()
 def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Forecast: count the corpus and say what a run would do, without embedding anything.
 
@@ -160,7 +173,7 @@ def verify(
 @app.command()
 def search(
     table: Target,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     override: Overrides = None,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")] = 5,
     where: Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")] = None,
@@ -176,15 +189,31 @@ def search(
     ] = 100,
     instruction: Annotated[str | None, typer.Option(help="Task instruction for models that take one.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, whatever the index.")] = False,
+    queries: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Search for each `text` of this file, named by its `id`, as a job."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="RESULTS.PARQUET", help="With --queries: where the hits go.")
+    ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find passages by meaning, with the table's own model and prompt; if asked, by words too, and reranked.
 
     Example: vectormill search configs/demo.yaml "compress a file" -k 3"""
+    from pipelines.bulk_search import Request
     from pipelines.search import Query, Searcher
 
     address = _address(table, override)
     query = Query(limit, where, instruction, mode, candidates, exact)
+    if queries is not None or out is not None:
+        if queries is None or out is None or text is not None:
+            raise ConfigError("--queries FILE and --out RESULTS.parquet go together, without TEXT")
+        _search_queries(Request(address, queries, out, query, rerank), _run_of(table, override), as_json, quiet)
+        return
+    if text is None:
+        raise ConfigError("give TEXT to search for, or --queries FILE with --out RESULTS.parquet")
     query.depth(rerank is not None)  # before a model is loaded
     reranker = ModelSpec(rerank, s3=address.storage.for_weights()) if rerank is not None else None
     searcher = Searcher(address, reranker, embeds=mode != "text")
@@ -256,6 +285,20 @@ def _address(target: str, overrides: list[str] | None) -> Any:
     if not place or (place.startswith("s3:") and place.count("/") < 3):
         raise ConfigError(f"{target!r} names no table; write FOLDER/NAME, s3://BUCKET/FOLDER/NAME or a job file")
     return TableAddress(place + ".lance", StorageConfig())
+
+
+def _run_of(target: str, overrides: list[str] | None) -> RunConfig:
+    """How a job over this table runs: as the job file says; for a table alone in this process."""
+    return load_job(target, overrides or ()).run if target.endswith((".yaml", ".yml")) else RunConfig(engine="inline")
+
+
+def _search_queries(request: Any, run: RunConfig, as_json: bool, quiet: bool) -> None:
+    from pipelines.bulk_search import search_queries
+
+    certificate, found = search_queries(request, run, Display(quiet))
+    result = {**found, "certificate": certificate.to_dict()}
+    _print(as_json, result, lambda console: report.searched(console, certificate, found))
+    _exit_unless(certificate.adds_up)
 
 
 def _print(as_json: bool, data: dict[str, Any], human: Any) -> None:

@@ -1,9 +1,9 @@
 """The job file: one strict YAML document per job, validated before anything else happens.
 
-Sections `corpus` (its `id`, `text`, format options), `chunking`, `model` (but for `query_instruction`) and
-`table.vector_dtype` hold *identity* fields: they change vectors or rows and are part of the table's fingerprint. `run`
-and `storage` hold *tuning* fields, free to change between runs. Credentials are never fields; they come from the
-standard AWS chain.
+`task` and the sections `corpus` (its `id`, texts, format options), `chunking`, `model` (but for `query_instruction`)
+and `table.vector_dtype` hold *identity* fields: they change vectors, scores or rows and are part of the table's
+fingerprint. `run` and `storage` hold *tuning* fields, free to change between runs. Credentials are never fields; they
+come from the standard AWS chain.
 """
 
 from __future__ import annotations
@@ -56,6 +56,22 @@ def _cannot_name_a_column(name: str) -> bool:
     return name in ("", "*") or any(c in name for c in ".`\0")
 
 
+QUERY, DOCUMENT = "_query", "_document"  # the two texts of a pair between the stages; no carried column begins with _
+
+
+def is_template(source: str) -> bool:
+    """Whether a text is made by a template, or is a column."""
+    return "{" in source
+
+
+def columns_in(source: str) -> tuple[str, ...]:
+    """The columns that a text is made of, a column name or a template, in order of first use."""
+    if not is_template(source):
+        return (source,)
+    names = (name for _, name, _, _ in string.Formatter().parse(source) if name)
+    return tuple(dict.fromkeys(names))
+
+
 class CorpusConfig(Section):
     uri: Address
     """File, folder, glob (`*`, `**`) or prefix; a local path or `s3://bucket/prefix`. Relative local paths start
@@ -68,6 +84,12 @@ class CorpusConfig(Section):
     text: str = "text"
     """The text to embed: a column name, or a template over columns such as `"{title}\\n{body}"`. A null column in a
     template counts as empty; a row whose columns are all null has no text."""
+    query: str | None = None
+    """For `task: rerank`: the query, a column name or a template, as `text` is."""
+    document: str | None = None
+    """For `task: rerank`: the document whose relevance to the query is wanted, a column name or a template."""
+    candidates: str | None = None
+    """For `task: rerank` in place of `document`: a column of lists of strings, each a document of its own."""
     columns: tuple[str, ...] = ()
     """Columns carried into the table as they are."""
     text_rows: Literal["line", "file"] = "line"
@@ -76,20 +98,23 @@ class CorpusConfig(Section):
     """For `format: csv`: the field separator."""
 
     @property
-    def is_template(self) -> bool:
-        return "{" in self.text
+    def texts(self) -> dict[str, str]:
+        """The texts that a row is made of, a column or template each, by the names that they have between the stages:
+        `text`, or QUERY and DOCUMENT (which is not among them where there are candidates)."""
+        if self.query is None:
+            return {"text": self.text}
+        return {QUERY: self.query} | ({DOCUMENT: self.document} if self.document is not None else {})
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns the text is made of, in order of first use."""
-        if not self.is_template:
-            return (self.text,)
-        names = (name for _, name, _, _ in string.Formatter().parse(self.text) if name)
-        return tuple(dict.fromkeys(names))
+        """The columns the texts are made of, in order of first use."""
+        return tuple(dict.fromkeys(name for source in self.texts.values() for name in columns_in(source)))
 
-    @field_validator("text")
+    @field_validator("text", "query", "document")
     @classmethod
-    def _plain_template(cls, text: str) -> str:
+    def _plain_template(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
         if not text:
             raise ValueError("must name a column or be a template such as '{title}\\n{body}'")
         try:
@@ -118,11 +143,15 @@ class CorpusConfig(Section):
         taken = [c for c in columns if c in ("id", "vector") or c.startswith("_")]
         if taken:
             raise ValueError(f"cannot carry {taken}: the names id, vector and _* belong to the table itself")
-        if "text" in columns:
-            raise ValueError("cannot carry text; to store the embedded text set table.text_column: text")
         if len(set(columns)) != len(columns):
             raise ValueError("names a column twice")
         return columns
+
+    @model_validator(mode="after")
+    def _carries_no_text(self) -> CorpusConfig:
+        if self.query is None and "text" in self.columns:
+            raise ValueError("columns cannot carry text; to store the embedded text set table.text_column: text")
+        return self
 
 
 class ChunkingConfig(Section):
@@ -164,6 +193,9 @@ class ModelConfig(Section):
     """What queries look for, for models that take an instruction: `search` puts it in place of the model's own; an
     empty one leaves the prompt out. Stored when the table is created; changes no vector of the table. Absent: the
     model's own."""
+    instruction: str | None = None
+    """For `task: rerank`: what to judge a document by, such as `Given a claim, find documents that refute it`. Absent:
+    the model's own."""
 
     @model_validator(mode="after")
     def _makes_a_spec(self) -> ModelConfig:
@@ -182,7 +214,8 @@ class TableConfig(Section):
     vector_dtype: Literal["float32", "float16"] = "float32"
     """Stored precision of the vectors."""
     text_column: str | None = None
-    """Also store the embedded text (the passage, with chunking) under this name. Absent: text is not stored."""
+    """Also store the embedded text (the passage, with chunking; of a pair, the document) under this name. Absent: text
+    is not stored."""
 
     @property
     def location(self) -> str:
@@ -282,7 +315,14 @@ class RunConfig(Section):
         return value
 
 
+# The columns of a table that are the results of its task.
+RESULTS = {"embed": ("vector",), "rerank": ("score", "logit")}
+
+
 class JobConfig(Section):
+    task: Literal["embed", "rerank"] = "embed"
+    """`embed`: texts to vectors, run by `vectormill embed`. `rerank`: pairs of a query and a document to the relevance
+    of the document, run by `vectormill rerank`."""
     corpus: CorpusConfig
     chunking: ChunkingConfig | None = None
     """Cut rows into passages. Absent: one vector a row."""
@@ -294,10 +334,39 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _names_do_not_clash(self) -> JobConfig:
         name = self.table.text_column
+        own = [column for column in RESULTS[self.task] if column in (*self.corpus.columns, name)]
+        if own:
+            raise ValueError(f"corpus.columns and table.text_column cannot name {own}: these are the table's own")
         if name is not None and _cannot_name_a_column(name):
             raise ValueError(f"table.text_column cannot be {name!r}: {UNFIT_NAME}")
         if name and (name in self.corpus.columns or name in ("id", "vector") or name.startswith("_")):
             raise ValueError(f"table.text_column {name!r} clashes with a carried column or one of the table's own")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> JobConfig:
+        corpus = self.corpus
+        given = {f"corpus.{name}" for name in ("query", "document", "candidates") if getattr(corpus, name) is not None}
+        if self.task == "embed":
+            given |= {"model.instruction"} if self.model.instruction is not None else set()
+            if given:
+                raise ValueError(f"{', '.join(sorted(given))} is for task: rerank; this job has task: embed")
+            return self
+        if "corpus.query" not in given:
+            raise ValueError("task: rerank needs corpus.query, the column (or a template) that holds the query")
+        if "corpus.document" in given and "corpus.candidates" in given:
+            raise ValueError("corpus.document is one document a row, corpus.candidates a list of them: give only one")
+        if len(given) == 1:
+            raise ValueError(
+                "task: rerank needs corpus.document (a column or a template), or corpus.candidates (a column of lists)"
+            )
+        other = {"corpus.text": corpus.text != "text", "chunking": self.chunking is not None}
+        for place in ("model.dimensions", "model.prompt", "model.query_instruction", "table.vector_dtype"):
+            section, _, name = place.partition(".")
+            values = getattr(self, section)
+            other[place] = getattr(values, name) != type(values).model_fields[name].default
+        if found := [name for name, is_given in other.items() if is_given]:
+            raise ValueError(f"{', '.join(found)} is for task: embed; this job has task: rerank")
         return self
 
 
@@ -342,7 +411,10 @@ def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
 
 
 # Taken as they are: a template in braces would be a YAML mapping.
-TEXTS = ("corpus.text", "model.prompt", "model.query_instruction")
+TEXTS = (
+    *("corpus.text", "corpus.query", "corpus.document"),
+    *("model.prompt", "model.query_instruction", "model.instruction"),
+)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -155,8 +155,8 @@ def line(metrics: RunMetrics) -> str:
         f"{_replicas(metrics)} replica(s)",
         f"{metrics.commits:,} commits",
     ]
-    if metrics.bad_records:
-        parts.append(f"{metrics.bad_records:,} bad")
+    if metrics.bad_rows:
+        parts.append(f"{metrics.bad_rows:,} bad")
     if metrics.failures:
         parts.append(f"{metrics.failures:,} units failed")
     if metrics.seconds_left and done < metrics.rows_total:
@@ -190,7 +190,7 @@ def _panel(metrics: RunMetrics) -> Group:
         ("tokens/s", f"{metrics.tokens_per_second:,.0f}"),
         ("replicas", _replicas(metrics)),
         ("commits", f"{metrics.commits:,}"),
-        ("bad rows", f"{metrics.bad_records:,}"),
+        ("bad rows", f"{metrics.bad_rows:,}"),
         ("failed units", f"{metrics.failures:,}"),
     ]
     if metrics.failures == 0:

@@ -1,14 +1,15 @@
 """The main job: a corpus in, an exactly-once table out. Reads like the README.
 
 list and count shards → open or create the table, compare fingerprints → take the fence, ask the table what is
-done → for each wave of pending units: read, tokenise, embed, write; commit receipts → account for every row
+done → for each wave of pending units: read, tokenise, embed (or what else the task is), write; commit receipts →
+account for every row
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.checkpoint import Checkpoint, count_pending, pending
 from pipelines.committer import Committer, with_ticks
 from pipelines.config import JobConfig
 from pipelines.display import Display
-from pipelines.errors import Incomplete, VectormillError
+from pipelines.errors import ConfigError, Incomplete, VectormillError
 from pipelines.executor import Executor, InlineExecutor, Parcel, Stage
 from pipelines.faults import log
 from pipelines.lance_table import LanceTable
@@ -27,8 +28,9 @@ from pipelines.metrics import RETRY, RunMetrics
 from pipelines.plan import Bundle, Unit, bundles, spans, waves
 from pipelines.prepare import Prepared, check_same_space, open_executor, prepare, replicas, uses_gpu
 from pipelines.retries import Retries
-from pipelines.stages import Tokenise, Write, embedder, lost_row, reader
+from pipelines.stages import Write, lost_row, reader
 from pipelines.storage import check_conditional_put, write_json
+from pipelines.tasks import Pool, Task
 
 # A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
@@ -50,7 +52,7 @@ class EmbedRun:
     def run(self) -> Certificate:
         """Embed what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
         self.table = LanceTable.open_or_create(self.prepared.address, self.prepared.schema)
-        check_same_space(self.table, self.prepared.metadata, self.prepared.schema)
+        check_same_space(self.table, self.prepared.task, self.prepared.metadata, self.prepared.schema)
         for note in self.prepared.notes:
             self.display.say(note)
         state = self._checkpoint()
@@ -124,7 +126,7 @@ class EmbedRun:
                 f"({rows - state.rows_done:,} of {rows:,} rows)"
             )
         else:
-            self.display.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to embed")
+            self.display.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to do")
         if state.stale:
             self.display.say(
                 f"{len(state.stale):,} shard(s) in the table are no longer in the corpus (changed or removed), "
@@ -185,22 +187,11 @@ class EmbedRun:
         per_write = sizing.parcels_per_fragment(
             prepared.metadata.rows_per_unit, job.run.commit_every_seconds, self.replicas.min
         )
-        tokenise = Tokenise(prepared.spec, job.chunking, job.table.text_column)
-        write = Write(prepared.address, prepared.schema)
-        spec = prepared.spec
-        cpus = 0 if on_gpu else 1
         limit = job.run.stage_timeout_seconds
+        pool = Pool(self.replicas, 0 if on_gpu else 1, on_gpu, careful, limit)
+        write = Write(prepared.address, prepared.schema)
         return [
-            Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=limit),
-            Stage(
-                "embed",
-                lambda: embedder(spec),
-                replicas=self.replicas,
-                num_cpus=cpus,
-                num_gpus=on_gpu,
-                in_flight=1 if careful else None,
-                timeout_seconds=limit,
-            ),
+            *prepared.task.stages(prepared.spec, pool),
             Stage("write", lambda: write, parcels_per_call=1 if careful else per_write, timeout_seconds=limit),
         ]
 
@@ -217,11 +208,11 @@ class EmbedRun:
     def _check_bad_rows(self) -> None:
         allowed = self.job.run.max_bad_rows
         limit = allowed * self.prepared.rows if allowed < 1 else allowed
-        bad = self._bad_before + self.metrics.bad_records
+        bad = self._bad_before + self.metrics.bad_rows
         if bad > limit:
             reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.metrics.reasons.items())
             raise Incomplete(
-                f"{bad:,} rows have no vector, more than run.max_bad_rows ({allowed:g}) allows"
+                f"{bad:,} rows have no {self.prepared.task.result}, more than run.max_bad_rows ({allowed:g}) allows"
                 f"{f'; in this run {reasons}' if reasons else ''}. See them with `vectormill status`; fix the corpus "
                 "or raise the limit. What is committed stays."
             )
@@ -259,10 +250,33 @@ class EmbedRun:
 
 def embed(job: JobConfig, display: Display) -> Certificate:
     """`vectormill embed`: run or resume the job. The account adds up, or Incomplete is raised with it."""
+    _check_command(job, "embed")
+    return run_job(job, display)
+
+
+def rerank(job: JobConfig, display: Display) -> Certificate:
+    """`vectormill rerank`: as `embed`, for a job of pairs."""
+    _check_command(job, "rerank")
+    return run_job(job, display)
+
+
+def _check_command(job: JobConfig, command: str) -> None:
+    if job.task != command:
+        raise ConfigError(
+            f"this job has task: {job.task}, and `vectormill {command}` runs jobs of task: {command}; run it with "
+            f"`vectormill {job.task}`"
+        )
+
+
+def run_job(
+    job: JobConfig, display: Display, task: Task | None = None, check: Callable[[Prepared], None] = lambda _: None
+) -> Certificate:
+    """Run or resume a job; `task`: other than the job file's. `check` may raise before anything is written."""
     check_conditional_put(job.table.uri, job.storage)
     with display.engine_output(), open_executor(job) as executor:
         display.say(f"counting the rows of {job.corpus.uri}")
-        prepared = prepare(job, executor)
+        prepared = prepare(job, executor, task=task)
+        check(prepared)
         run = EmbedRun(prepared, executor, display)
         certificate = None
         outcome = "failed"

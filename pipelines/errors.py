@@ -7,7 +7,7 @@
     │   ├── StoreUnavailable     it does not answer, fails inside, asks for fewer requests: tried again for minutes
     │   └── CredentialsRefused   none, wrong or expired: nothing else will fare better
     ├── TableError               the table is missing, foreign or damaged
-    │   └── FingerprintMismatch  the table holds another embedding space
+    │   └── FingerprintMismatch  the table holds another embedding space, or other scores
     ├── Superseded               a newer run took over the table; nothing to repair
     └── Incomplete               the run ended and the sums do not add up, or too many rows are bad
 
@@ -61,15 +61,14 @@ class TableError(VectormillError):
 
 
 class FingerprintMismatch(TableError):
-    """`differences` maps each differing identity field to (in the table, in this job)."""
+    """`differences` maps each differing identity field to (in the table, in this job); `space`: what of another kind
+    the table holds; `remedy`: what to do."""
 
-    def __init__(self, table: str, differences: dict[str, tuple[object, object]]):
+    def __init__(self, table: str, differences: dict[str, tuple[object, object]], space: str, remedy: str):
         self.differences = differences
         lines = [f"  {name}: table has {old!r}, this job has {new!r}" for name, (old, new) in differences.items()]
         super().__init__(
-            f"{table} holds another embedding space; nothing was written. It differs in:\n"
-            + "\n".join(lines)
-            + "\nUse a new table.name for the new space, or restore these fields in the job file."
+            f"{table} holds {space}; nothing was written. It differs in:\n" + "\n".join(lines) + f"\n{remedy}"
         )
 
 

@@ -27,7 +27,7 @@ from pipelines.plan import Bundle, Span
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAY_HANG_ON_A_ROW = ("tokenise", "embed")  # elsewhere it is a file or a store that hangs
+MAY_HANG_ON_A_ROW = ("tokenise", "embed", "rerank", "search")  # elsewhere it is a file or a store that hangs
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pipelines.display import Display
 from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import open_executor, prepare, sample, uses_gpu
+from pipelines.schema import result_bytes
 
 
 def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
@@ -24,21 +25,23 @@ def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
         state = table.checkpoint(prepared.by_id()) if table else Checkpoint()
         todo_units = count_pending(prepared.shards, state.done, size)
         todo_rows = prepared.rows - state.rows_done
-        per_row, passages = sample(job, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)
+        per_row, passages = sample(prepared.task, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)
         flops = 0.0 if job.model.weights.startswith("fake") else sizing.flops_per_token(locate(prepared.spec))
         speed = sizing.tokens_per_second(flops, uses_gpu(job, executor))
-        width = prepared.metadata.identity["dimensions"] * (2 if job.table.vector_dtype == "float16" else 4)
+        result = prepared.task.result
+        width = result_bytes(prepared.schema)
         return {
             "corpus": job.corpus.uri,
             "shards": len(prepared.shards),
             "rows": prepared.rows,
+            "task": prepared.task.name,
             "rows_to_embed": todo_rows,
             "units_to_embed": todo_units,
             "rows_per_unit": size,
             "tokens_per_row_estimate": round(per_row, 1),
             "tokens_estimate": round(todo_rows * per_row),
-            "vectors_estimate": round(todo_rows * passages),
-            "vector_bytes_estimate": round(todo_rows * passages * width),
+            f"{result}s_estimate": round(todo_rows * passages),
+            f"{result}_bytes_estimate": round(todo_rows * passages * width),
             "replica_hours_estimate": None if speed is None else round(todo_rows * per_row / speed / 3600, 3),
             "stale_rows": sum(state.stale.values()),
             "table": prepared.address.location,

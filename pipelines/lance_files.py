@@ -27,10 +27,12 @@ CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
 class TableAddress:
     """Where a table is and how to reach it: small and picklable, travels to the workers.
 
-    location: as the user wrote it. uri: the same, absolute, because workers run in other folders."""
+    location: as the user wrote it. version: which one of the table, None for the newest. uri: the location, absolute,
+    because workers run in other folders."""
 
     location: str
     storage: StorageConfig
+    version: int | None = None
     uri: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,7 +45,7 @@ class TableAddress:
 
     def open(self) -> lance.LanceDataset:
         session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
-        return lance.dataset(self.uri, storage_options=self.options, session=session)
+        return lance.dataset(self.uri, self.version, storage_options=self.options, session=session)
 
 
 @cache

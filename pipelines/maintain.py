@@ -52,6 +52,8 @@ def _index(address: TableAddress, display: Display) -> dict[str, Any]:
     """Build the vector index if the table is large enough for one to pay, or bring it up to date."""
     uri, _, name = address.uri.removesuffix(".lance").rpartition("/")
     table = lancedb.connect(uri, storage_options=address.options).open_table(name)
+    if "vector" not in table.schema.names:
+        return {"action": "none", "why": "the table holds no vectors"}
     rows = table.count_rows("_reason IS NULL")
     existing = [index for index in table.list_indices() if index.columns == ["vector"]]
     if existing:

@@ -76,8 +76,9 @@ class RunMetrics:
         return dict(seen)
 
     @property
-    def bad_records(self) -> int:
-        return sum(self.reasons.values())
+    def bad_rows(self) -> int:
+        """Rows of which some record has a reason."""
+        return self.counts["bad_rows"]
 
     @property
     def tokens_per_second(self) -> float:

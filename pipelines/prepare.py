@@ -1,5 +1,5 @@
 """Everything that is decided before a replica starts: shards and counts, the model's recipe, schema, identity, unit
-size. Shared by `embed`, `plan` and `verify`."""
+size. Shared by `embed`, `rerank`, `plan` and `verify`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from actors.recipe import identity
 from actors.spec import ModelSpec
-from actors.tokenizer import TextTokenizer
 from actors.weights import locate, revision_of
 from pipelines import sizing
 from pipelines.config import JobConfig, ReplicaRange
@@ -22,9 +20,9 @@ from pipelines.executor import Executor, InlineExecutor
 from pipelines.lance_files import TableAddress
 from pipelines.lance_table import LanceTable
 from pipelines.plan import Shard, Unit
-from pipelines.schema import TableMetadata, table_schema
+from pipelines.schema import TableMetadata
 from pipelines.source import Corpus, scan_all
-from pipelines.stages import Tokenise
+from pipelines.tasks import Task, task_of
 
 SAMPLE_ROWS = 256  # read to estimate tokens a row
 
@@ -34,6 +32,7 @@ class Prepared:
     """All that is decided before a replica starts. notes: what the user should be told, a line each."""
 
     job: JobConfig
+    task: Task
     corpus: Corpus
     shards: Sequence[Shard]
     carried: pa.Schema
@@ -127,35 +126,26 @@ def replicas(job: JobConfig, executor: Executor) -> ReplicaRange:
     return pool
 
 
-def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> Prepared:
-    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size.
+def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task: Task | None = None) -> Prepared:
+    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `task`: other than
+    the job file's.
 
     Raises CorpusError, ModelError, FingerprintMismatch or TableError; nothing is written but the count cache."""
     address = TableAddress(job.table.location, job.storage)
     table = LanceTable.open(address)
+    task = task or task_of(job)
+    _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
     on_gpu = uses_gpu(job, executor)
     spec = model_spec(job, on_gpu, table.metadata if table is not None else None)
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
-    spec = replace(
-        spec,
-        revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
-        threads=None if on_gpu else executor.threads(replicas(job, executor).max),
+    spec, facts = task.settle(
+        replace(
+            spec,
+            revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
+            threads=None if on_gpu else executor.threads(replicas(job, executor).max),
+        )
     )
-    facts = dict(identity(spec))
-    spec = replace(
-        spec,
-        dimensions=facts["dimensions"],
-        max_tokens=facts["max_tokens"],
-        digest=facts["weights"],  # a replica whose files differ refuses to work
-        tokenizer_digest=facts["tokenizer"],
-    )
-    facts["vector_dtype"] = job.table.vector_dtype
-    facts["id"] = job.corpus.id
-    facts["text"] = job.corpus.text
-    facts["chunking"] = job.chunking.model_dump() if job.chunking else None
-    _check_chunking(job, facts["max_tokens"])
-    _check_instruction(job, spec)
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
     if not any(shard.rows for shard in shards):
         raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
@@ -164,28 +154,22 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
     size = _rows_per_unit(
-        job, table, spec, replicas(job, executor).max, lambda: sample(job, corpus, shards, carried, spec)[0]
+        job, table, spec, replicas(job, executor).max, lambda: sample(task, corpus, shards, carried, spec)
     )
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
-    schema = table_schema(carried, facts["dimensions"], job.table.vector_dtype, job.table.text_column, metadata)
+    schema = task.schema(carried, metadata)
     if table is not None:
-        check_same_space(table, metadata, schema)
-    return Prepared(job, corpus, shards, carried, spec, metadata, schema, address, _notes(job, table))
+        check_same_space(table, task, metadata, schema)
+    return Prepared(job, task, corpus, shards, carried, spec, metadata, schema, address, _notes(job, table))
 
 
-def _check_chunking(job: JobConfig, max_tokens: int) -> None:
-    if job.chunking and job.chunking.max_tokens > max_tokens:
-        raise ConfigError(
-            f"chunking.max_tokens is {job.chunking.max_tokens} but the model takes {max_tokens} tokens: passages would "
-            f"be truncated. Set chunking.max_tokens to {max_tokens} or less."
+def _check_task(task: Task, table: LanceTable | None) -> None:
+    if table is not None and table.metadata.task != task.name:
+        raise TableError(
+            f"{table.address.location} holds the results of task: {table.metadata.task}, and this job has task: "
+            f"{task.name}; nothing was written. Use another name."
         )
-
-
-def _check_instruction(job: JobConfig, spec: ModelSpec) -> None:
-    """Raises ModelError now rather than at the first search."""
-    if job.model.query_instruction is not None:
-        TextTokenizer(spec).encode_queries(["test"], job.model.query_instruction)
 
 
 def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
@@ -199,9 +183,9 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
     )
 
 
-def check_same_space(table: LanceTable, metadata: TableMetadata, schema: pa.Schema) -> None:
+def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
     if differences := table.metadata.differences(metadata):
-        raise FingerprintMismatch(table.address.location, differences)
+        raise FingerprintMismatch(table.address.location, differences, task.space, task.remedy)
     ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
     if not ours.equals(theirs):
         lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
@@ -214,7 +198,7 @@ def check_same_space(table: LanceTable, metadata: TableMetadata, schema: pa.Sche
 
 
 def _rows_per_unit(
-    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, tokens_per_row: Callable[[], float]
+    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, weigh: Callable[[], tuple[float, float]]
 ) -> int:
     if job.run.rows_per_unit != "auto":
         return int(job.run.rows_per_unit)
@@ -223,18 +207,19 @@ def _rows_per_unit(
     if spec.weights.startswith("fake"):
         return sizing.rows_per_unit(1.0, None)
     speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    return sizing.rows_per_unit(tokens_per_row(), speed, replicas)
+    tokens_per_row, records_per_row = weigh()
+    return sizing.rows_per_unit(tokens_per_row, speed, replicas, records_per_row)
 
 
 def sample(
-    job: JobConfig, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
+    task: Task, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
 ) -> tuple[float, float]:
-    """Mean tokens and mean records (vectors) a row, of the first rows of the middle shard."""
+    """Mean tokens and mean records (vectors or scores) a row, of the first rows of the middle shard."""
     filled = [shard for shard in shards if shard.rows]
     if not filled:
         return 1.0, 1.0
     shard = filled[len(filled) // 2]
     unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
     rows = next(iter(corpus.read([unit], carried)))
-    tokenised, tokens, _ = Tokenise(spec, job.chunking, None).tokenise(rows)
-    return tokens / unit.rows, tokenised.num_rows / unit.rows
+    tokens, records = task.weigh(spec, rows)
+    return tokens / unit.rows, records / unit.rows

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # search imports Lance and numpy; `vectormill --help` needs n
     from pipelines.search import Hit
 
 SNIPPET = 200
+RESULTS = {"embed": "vectors", "rerank": "scores", "search": "hits"}  # of a task
 
 
 def fields(console: Console, title: str, values: dict[str, Any]) -> None:
@@ -57,7 +58,7 @@ def certificate(console: Console, c: Certificate) -> None:
     if c.overlapping_rows:
         lines["in two units"] = c.overlapping_rows
     lines |= {
-        "vectors": c.records - sum(c.reasons.values()),
+        "records with a result": c.records - sum(c.reasons.values()),
         "tokens": c.tokens,
         "texts truncated": c.truncated,
         "shards, units": f"{c.shards:,}, {c.units:,}",
@@ -73,9 +74,28 @@ def certificate(console: Console, c: Certificate) -> None:
     for failure in c.failures:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
     if c.missing_rows < 0 or c.overlapping_rows:
-        console.print("  Another program wrote to the table: see docs/operations.md, or embed into a new table.name.")
+        console.print("  Another program wrote to the table: see docs/operations.md, or use a new table.name.")
     elif not c.adds_up:
-        console.print("  The same command tries again what is missing; nothing is embedded twice.")
+        console.print("  The same command tries again what is missing; nothing is done twice.")
+
+
+def searched(console: Console, c: Certificate, found: dict[str, Any]) -> None:
+    """What `search --queries` did."""
+    lines = {
+        "queries": c.rows,
+        "= searched": c.embedded_rows,
+        "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
+        "MISSING": c.missing_rows,
+        "hits": found.get("hits"),
+        "searched": f"{found['searched']}, version {found['searched_version']}",
+        "table": f"{found['table']}, version {c.table_version}",
+        "ids, hits": f"{c.id_digest}, {c.pair_digest}",
+    }
+    if not c.missing_rows:
+        lines.pop("MISSING")
+    fields(console, f"every query is accounted for: {found['out']}" if c.adds_up else "QUERIES ARE MISSING", lines)
+    for failure in c.failures:
+        console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
 
 
 def status(console: Console, s: dict[str, Any]) -> None:
@@ -83,6 +103,7 @@ def status(console: Console, s: dict[str, Any]) -> None:
     done = f"{s['rows']:,}" + (f" of {s['corpus_rows']:,}" if s["corpus_rows"] is not None else "")
     units = f"{s['units']:,}" + (f" of {s['units_total']:,}" if s["units_total"] is not None else "")
     model = s["model"]
+    dimensions = [f"{model['dimensions']} dimensions"] if "dimensions" in model else []
     committed = when(s["last_commit"]) if s["last_commit"] else "not in the versions that are kept"
     fields(
         console,
@@ -90,14 +111,15 @@ def status(console: Console, s: dict[str, Any]) -> None:
         {
             "rows": done,
             "units": f"{units} (up to {s['rows_per_unit']:,} rows each)",
-            "vectors": s["records"] - sum(s["reasons"].values()),
+            {"embed": "vectors", "rerank": "scores", "search": "hits"}[s["task"]]: s["records"]
+            - sum(s["reasons"].values()),
             "tokens": s["tokens"],
             "texts truncated": s["truncated"],
             "bad rows": f"{s['bad_rows']:,}" + (f" ({_shown(s['reasons'])})" if s["reasons"] else ""),
             "size": f"{size(s['bytes'])} in {s['fragments']:,} fragment(s)",
             "version": f"{s['version']:,} ({s['versions_kept']:,} kept)",
             "last commit": committed + (f", run {s['last_run']}" if s["last_run"] else ""),
-            "model": f"{model['weights_name']}, {model['dimensions']} dimensions, {model['dtype']}",
+            "model": ", ".join([model["weights_name"], *dimensions, model["dtype"]]),
             "fingerprint": s["fingerprint"],
             "indices": s["indices"] or "none",
         },
@@ -128,20 +150,21 @@ def size(count: float) -> str:
 def forecast(console: Console, f: dict[str, Any]) -> None:
     """What `vectormill plan` found."""
     hours = f["replica_hours_estimate"]
+    result = RESULTS[f["task"]].removesuffix("s")
     lines = {
         "corpus": f["corpus"],
         "rows": f"{f['rows']:,} in {f['shards']:,} shard(s)",
         "already in the table": f["rows"] - f["rows_to_embed"],
         "to embed": f"{f['rows_to_embed']:,} rows in {f['units_to_embed']:,} unit(s) of up to {f['rows_per_unit']:,}",
         "tokens": f"about {f['tokens_estimate']:,} ({f['tokens_per_row_estimate']:,} a row)",
-        "vectors": f"about {f['vectors_estimate']:,} ({size(f['vector_bytes_estimate'])})",
+        f"{result}s": f"about {f[f'{result}s_estimate']:,} ({size(f[f'{result}_bytes_estimate'])})",
         "time": "unknown for this model" if hours is None else f"about {duration(hours * 3600)} of one replica",
         "table": f["table"],
         "fingerprint": f["fingerprint"],
     }
     if f["stale_rows"]:
         lines["stale rows"] = f"{f['stale_rows']:,} of shards no longer in the corpus"
-    fields(console, "forecast; nothing was embedded", lines)
+    fields(console, f"forecast; no {result} was made", lines)
 
 
 def optimized(console: Console, o: dict[str, Any]) -> None:

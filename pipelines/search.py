@@ -110,7 +110,7 @@ class Searcher:
     reranker; ModelError for weights that are missing or not what they must be."""
 
     def __init__(self, address: TableAddress, reranker: ModelSpec | None = None, embeds: bool = True):
-        table = open_table(address)
+        table = open_table(address, "embed")
         if table.count_rows() == 0:
             raise TableError(f"{address.location} is empty; run `vectormill embed` first")
         self._location = address.location

@@ -16,7 +16,7 @@ SECONDS_PER_UNIT = 10.0
 # the rounding down to a power of two makes up to twice as many units of it.
 UNITS_PER_SECOND_MOST = 15.0
 ROWS_PER_FRAGMENT = 65_536
-SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536
+SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536  # records; of rows fewer where each gives many
 # A wave is one execution of the engine. At its end the replicas run dry and are started anew, so it must be long; but
 # its bundles are all made before the first one runs, with Ray at 0.7 ms and 5 kB each.
 BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
@@ -51,14 +51,19 @@ def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
     return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)) / flops
 
 
-def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1) -> int:
+def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1, records_per_row: float = 1.0) -> int:
     """A power of two, so that small changes of the estimate do not change it. Longer units for more than 150 replicas:
     the driver must keep up with all of them."""
     if speed is None:
         return ROWS_IF_FREE
     seconds = max(SECONDS_PER_UNIT, replicas / UNITS_PER_SECOND_MOST)
-    wanted = seconds * speed / max(tokens_per_row, 1.0)
-    return max(SMALLEST_UNIT, min(LARGEST_UNIT, 1 << max(0, round(wanted).bit_length() - 1)))
+    smallest = _power_of_two(SMALLEST_UNIT / max(records_per_row, 1.0))
+    return max(smallest, min(LARGEST_UNIT, _power_of_two(seconds * speed / max(tokens_per_row, 1.0))))
+
+
+def _power_of_two(wanted: float) -> int:
+    """The largest one that is not more, at least 1."""
+    return 1 << max(0, round(wanted).bit_length() - 1)
 
 
 def parcels_per_fragment(rows: int, seconds_between_commits: float, replicas: int) -> int:

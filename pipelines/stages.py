@@ -1,4 +1,4 @@
-"""A unit's way through the workers: read, tokenise, embed, write.
+"""A unit's way through the workers: read, tokenise, embed, write. The stages of other tasks are in modules beside.
 
 Each function here makes the function one stage runs; what it closes over is small and picklable, and what is dear to
 build (tokenizer, model, table handle) is built once a process.
@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipelines.faults import Attempts
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.metrics import RETRY
 from pipelines.plan import Bundle, Span, Unit
+from pipelines.schema import MAY_BE_NULL, results_of
 from pipelines.source import Corpus
 
 UnitRead = tuple[Unit, pa.Table | Exception]
@@ -190,22 +191,29 @@ def _tokenizer(spec: ModelSpec) -> TextTokenizer:
 
 
 def embedder(spec: ModelSpec) -> StageFunction:
-    """One replica. If it refuses to work (wrong weights, failed self-check, a device that is broken from the start)
-    every parcel says so and the run stops. Later it raises ReplicaBroken when its process must be replaced."""
+    """One replica of an embedder."""
     from actors.embed_actor import EmbedActor  # torch: only where vectors are made
 
+    return replica("embed", partial(EmbedActor, spec))
+
+
+def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
+    """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
+    a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
+    function raises ReplicaBroken when its process must be replaced."""
     try:
-        actor = EmbedActor(spec)
-    except ModelError as bad:
+        actor = make()
+    except (ModelError, VectormillError) as bad:
         why = f"a replica refuses to work: {bad}"
         return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
 
-    def embed(parcels: list[Parcel]) -> Iterable[Parcel]:
+    def work(parcels: list[Parcel]) -> Iterable[Parcel]:
         for parcel in parcels:
             started = time.perf_counter()
-            yield parcel.with_rows(actor(parcel.rows), "embed", started)
+            assert parcel.rows is not None
+            yield parcel.with_rows(actor(parcel.rows), stage, started)
 
-    return embed
+    return work
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,8 @@ class Write:
     def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
         started = time.perf_counter()
         rows = pa.concat_tables([_as_stored(parcel.rows, self.schema) for parcel in parcels])
-        reasons = pc.value_counts(rows["_reason"].drop_null()).to_pylist()
+        lacking = rows.select(["_reason", "_shard", "_row"]).filter(rows["_reason"].is_valid())
+        reasons = pc.value_counts(lacking["_reason"]).to_pylist()
         bundle = tuple(unit for parcel in parcels for unit in parcel.bundle)
         try:
             fragments, retries = _written(self.address, rows, bundle)
@@ -230,7 +239,8 @@ class Write:
             _add(seconds, parcel.seconds)
             _add(counts, parcel.counts)
         seconds["write"] = time.perf_counter() - started
-        return [Parcel(bundle, seconds=seconds, counts={**counts, "bytes": rows.nbytes}, fragments=fragments)]
+        counts |= {"bytes": rows.nbytes, "bad_rows": lacking.group_by(["_shard", "_row"]).aggregate([]).num_rows}
+        return [Parcel(bundle, seconds=seconds, counts=counts, fragments=fragments)]
 
 
 def _written(address: TableAddress, rows: pa.Table, units: Sequence[Unit]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -248,13 +258,14 @@ def _add(total: dict, more: dict) -> None:
 
 
 def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
-    """The columns and types of the table, with the digests of what Lance is to keep. Asserts that a vector is null
+    """The columns and types of the table, with the digests of what Lance is to keep. Asserts that a result is null
     exactly where there is a reason."""
     assert rows is not None
-    missing = rows["vector"].is_null()
-    assert missing.equals(rows["_reason"].is_valid()), "a vector is null exactly where there is a reason"
+    results = results_of(schema)
+    for name in set(results) - set(MAY_BE_NULL):
+        assert rows[name].is_null().equals(rows["_reason"].is_valid()), f"{name} is null exactly where a reason is"
     given = pa.schema([field for field in schema if field not in DIGEST_FIELDS])
-    return with_digests(rows.select(given.names).cast(given))
+    return with_digests(rows.select(given.names).cast(given), results)
 
 
 LOST = {
@@ -282,6 +293,6 @@ def lost_row(unit: Unit, reason: str, schema: pa.Schema, address: TableAddress) 
     }
     fields = [field for field in schema if field not in DIGEST_FIELDS]
     row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
-    fragments, retries = _written(address, with_digests(row), (unit,))
-    counts = {f"reason:{reason}": 1, "records": 1, **retries}
+    fragments, retries = _written(address, with_digests(row, results_of(schema)), (unit,))
+    counts = {f"reason:{reason}": 1, "bad_rows": 1, "records": 1, **retries}
     return Parcel((unit,), counts=counts, fragments=fragments)

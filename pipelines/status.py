@@ -14,13 +14,17 @@ from pipelines.storage import filesystem_for
 BAD_ROWS_SHOWN = 10
 
 
-def open_table(address: TableAddress) -> LanceTable:
-    """The table; TableError if there is none."""
+def open_table(address: TableAddress, task: str | None = None) -> LanceTable:
+    """The table; TableError if there is none, or if it holds the results of another task than the one given."""
     table = LanceTable.open(address)
     if table is None:
         raise TableError(
             f"there is no table at {address.location} yet; `vectormill embed` creates it. If it should be there, "
             "check table.uri and table.name."
+        )
+    if task is not None and table.metadata.task != task:
+        raise TableError(
+            f"{address.location} holds the results of task: {table.metadata.task}; this needs a table of task: {task}"
         )
     return table
 
@@ -40,6 +44,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
     fragments = table.dataset.get_fragments()
     return {
         "table": address.location,
+        "task": table.metadata.task,
         "version": table.version,
         "versions_kept": _versions_kept(address),
         "fragments": len(fragments),

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -202,6 +202,34 @@ def write_bytes(uri: str, content: bytes, storage: StorageConfig) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
     except Exception as bad:
+        raise explain(bad, uri) from bad
+
+
+@contextlib.contextmanager
+def writing(uri: str, storage: StorageConfig) -> Iterator[Any]:
+    """A binary stream to a file of any size, which appears whole when the block ends and not at all if it raises: a
+    reader sees the old content or the new. Raises StorageError."""
+    try:
+        if is_s3(uri):
+            bucket, key = split_s3(uri)
+            stream = _s3fs(storage.endpoint_url, storage.region, storage.anonymous).open(
+                f"{bucket}/{key}", "wb", autocommit=False
+            )
+            finish, give_up = stream.commit, stream.discard
+        else:
+            path = local_path(uri)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = f"{path}.{secrets.token_hex(6)}.tmp"
+            stream = open(temporary, "wb")  # noqa: SIM115 - closed before it gets its name
+            finish, give_up = partial(os.replace, temporary, path), partial(os.remove, temporary)
+        try:
+            with stream:
+                yield stream
+            finish()
+        except BaseException:
+            give_up()
+            raise
+    except OSError as bad:
         raise explain(bad, uri) from bad
 
 

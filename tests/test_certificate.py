@@ -301,15 +301,17 @@ def test_lost_and_doubled_rows_change_the_digests(config):
     assert len({before.pair_digest, lost.pair_digest, doubled.pair_digest}) == 3
 
 
-def test_row_that_killed_its_process_has_digests(config, tmp_path):
+@pytest.mark.parametrize("reason", list(stages.LOST))
+def test_row_that_killed_or_hung_its_process_has_digests_and_is_bad(config, tmp_path, reason):
     write_parquet(tmp_path / "corpus", shards=1, first=1000)
     prepared = prepare(config, InlineExecutor())
     new = next(shard for shard in prepared.shards if shard.path == "part-1000.parquet")
-    receipt = stages.lost_row(next(iter(cut(new, 1))), "crashes_worker", prepared.schema, prepared.address)
+    receipt = stages.lost_row(next(iter(cut(new, 1))), reason, prepared.schema, prepared.address)
     table = LanceTable.open(prepared.address)
     table.take_fence("a run", {})
     table.commit(receipt.fragments, {})
-    assert table.totals(prepared.by_id()).reasons == {"crashes_worker": 1}
+    assert table.totals(prepared.by_id()).reasons == {reason: 1}
+    assert {check.name: check.ok for check in verify(config, Said()).checks}["bad rows are bad"]
     assert scan(table, prepared.by_id()).changed == 0
     assert account(prepared, table).id_digest == recount(config.table.location)["id_digest"]
 

@@ -93,7 +93,7 @@ def test_console_script_and_module_are_the_same():
         (["frobnicate"], "No such command 'frobnicate'"),
         (["embed"], "Missing argument 'JOB.YAML'"),
         (["embed", "x.yaml", "--bogus"], "No such option: --bogus"),
-        (["search", "x.yaml"], "Missing argument 'TEXT'"),
+        (["search"], "Missing argument 'TABLE'"),
         (["search", "x.yaml", "text", "-k", "0"], "--limit' / '-k': Input should be greater than or equal to 1"),
         (["verify", "x.yaml", "--sample", "many"], "'--sample': Input should be a valid integer"),
     ],
@@ -445,7 +445,7 @@ def in_the_middle():
     receipts = [Parcel((Unit(1, "a", n, n + 200, 9, "s"),), counts={"tokens": 5000}) for n in (300, 500)]
     for receipt in receipts:
         found.received(receipt)
-    found.counts["reason:no_text"] = 7
+    found.counts["bad_rows"] = 7
     found.committed(receipts[:1])
     return found
 

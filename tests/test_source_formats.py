@@ -48,7 +48,7 @@ def read(source: Corpus, rows_per_unit: int = 3) -> list[dict]:
             mine = [unit for unit in flat if unit.path == path]
             tables = list(source.read(mine, carried))
             for unit, table in zip(mine, tables, strict=True):
-                assert table.schema.equals(row_schema(carried))
+                assert table.schema.equals(row_schema(carried, source.config))
                 assert table["_unit"].to_pylist() == [unit.id] * unit.rows
                 assert table["_row"].to_pylist() == list(range(unit.start, unit.stop))
                 table.validate(full=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.config import columns_in, is_template
 from pipelines.formats.files import ShardFile
 from pipelines.formats.lines import LINES, Raw, records, stretches
-from pipelines.formats.rows import TOO_LONG, Piece, Wanted, fill_template, reason_of
+from pipelines.formats.rows import ABSENT, TOO_LONG, Piece, Wanted, fill_template, reason_of
 from pipelines.formats.typed import require, roles
 from pipelines.plan import Unit
 
@@ -43,7 +44,18 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     corpus = wanted.corpus
     for role, name in roles(corpus):
         require(role, name, names, file.path)
+    if corpus.candidates:
+        _check_candidates(corpus.candidates, rows, file)
     return pa.schema([pa.field(name, _infer([row.get(name) for row in rows])) for name in corpus.columns])
+
+
+def _check_candidates(column: str, rows: list[dict[str, Any]], file: ShardFile) -> None:
+    given = [row[column] for row in rows if row.get(column) is not None]
+    if given and not any(map(_is_strings, given)):
+        raise file.error(
+            f"the candidates column {column!r} holds no list of strings (the first value is a "
+            f"{type(given[0]).__name__}); name a column of lists, or give corpus.document for one document a row"
+        )
 
 
 def _infer(values: list[Any]) -> pa.DataType:
@@ -103,28 +115,46 @@ def decode(parsed: list[Record], notes: dict[int, str], wanted: Wanted) -> pa.Ta
         carried.append(array)
         for i in misfits:
             reasons[i], why[i] = "bad_column", f"the value of {field.name!r} does not fit the table's {field.type}"
-    texts = _texts(rows, wanted, reasons)
+    texts = [
+        pa.array(_texts(name, source, rows, reasons), pa.string())
+        for name, source in reversed(corpus.texts.items())  # what is said of the first one stands
+    ][::-1]
+    if corpus.candidates:
+        texts.append(pa.array(_lists(corpus.candidates, rows, reasons), pa.list_(pa.string())))
     ids = [_id(row.get(corpus.id)) for row in rows] if corpus.id else [None] * len(rows)
     reasons.update({i: reason_of(note) for i, note in notes.items()})
     why.update(notes)
     reason = pa.array([reasons.get(i) for i in range(len(rows))] if reasons else [None] * len(rows), pa.string())
     note = pa.array([why.get(i) for i in range(len(rows))] if why else [None] * len(rows), pa.string())
-    arrays = [pa.array(ids, pa.string()), *carried, pa.array(texts, pa.string()), reason, note]
+    arrays = [pa.array(ids, pa.string()), *carried, *texts, reason, note]
     return pa.Table.from_arrays(arrays, schema=wanted.decoded)
 
 
-def _texts(rows: list[dict[str, Any]], wanted: Wanted, reasons: dict[int, str]) -> list[str | None]:
-    corpus = wanted.corpus
-    if corpus.is_template:
-        columns = {name: [row.get(name) for row in rows] for name in corpus.text_columns}
-        texts, found = fill_template(wanted, columns, len(rows))
+def _texts(name: str, source: str, rows: list[dict[str, Any]], reasons: dict[int, str]) -> list[str | None]:
+    """One of the texts of each row; what is wrong with it is added to `reasons`, by position."""
+    if is_template(source):
+        columns = {column: [row.get(column) for row in rows] for column in columns_in(source)}
+        texts, found = fill_template(source, columns, len(rows), ABSENT[name])
         reasons.update({i: reason for i, reason in enumerate(found) if reason})
         return texts
-    values = [row.get(corpus.text) for row in rows]
+    values = [row.get(source) for row in rows]
     if not {type(value) for value in values} <= {str, type(None)}:
         reasons.update({i: "not_a_string" for i, v in enumerate(values) if v is not None and not isinstance(v, str)})
-    reasons.update({i: "no_text" for i, value in enumerate(values) if value is None})
+    reasons.update({i: ABSENT[name] for i in reasons if values[i] is None})
     return [value if isinstance(value, str) else None for value in values]
+
+
+def _lists(column: str, rows: list[dict[str, Any]], reasons: dict[int, str]) -> list[list[str | None] | None]:
+    """The candidates of each row; a row whose value is no list of strings is a bad one."""
+    values = [row.get(column) for row in rows]
+    good = [value is None or _is_strings(value) for value in values]
+    reasons.update({i: "not_a_string" for i, is_good in enumerate(good) if not is_good})
+    return [value if is_good else None for value, is_good in zip(values, good, strict=True)]
+
+
+def _is_strings(value: Any) -> bool:
+    """Whether it is a list of strings, of which some may be null."""
+    return isinstance(value, list) and all(one is None or isinstance(one, str) for one in value)
 
 
 def _id(value: object) -> str | None:

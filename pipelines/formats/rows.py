@@ -1,8 +1,8 @@
-"""From what a format module decodes to the tables a run works on, with a reason for every row that has no text.
+"""From what a format module decodes to the tables a run works on, with a reason for every row that lacks a text.
 
 A format module yields *pieces*: (number of the first row, decoded table). A decoded table has the columns `id`
-(string or null), the carried columns in their types, `text` (string or null), and for rows that the decoder already
-knows to be bad `_reason` and `_note` (what more can be said than the reason itself; never content).
+(string or null), the carried columns in their types, the texts of `schema.text_fields` (or null), and for rows that the
+decoder already knows to be bad `_reason` and `_note` (what more can be said than the reason itself; never content).
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
-from pipelines.config import CorpusConfig
+from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in
 from pipelines.errors import CorpusError
 from pipelines.formats.files import RECORD_BYTES_MAX
 from pipelines.plan import Unit
-from pipelines.schema import REASONS, row_schema
+from pipelines.schema import REASONS, row_schema, text_fields
 
 DECODED_BYTES_MAX = 1 << 30  # of a unit: a small file may unpack to anything
 TOO_LONG = REASONS["too_long"]  # the note of a row whose record was too long to be held
 Piece = tuple[int, pa.Table]
 Texts = list[str | None]
+# The reason of a row that has none of this text, and of one whose text is empty or white space.
+ABSENT = {"text": "no_text", QUERY: "no_query", DOCUMENT: "no_document"}
+BLANK = {"text": "empty_text", QUERY: "no_query", DOCUMENT: "no_document"}
 
 
 def columns_of(corpus: CorpusConfig) -> tuple[str, ...]:
     """The columns that a job names, in order of first use."""
-    own = (corpus.id,) if corpus.id else ()
-    return tuple(dict.fromkeys((*own, *corpus.text_columns, *corpus.columns)))
+    single = tuple(name for name in (corpus.id, corpus.candidates) if name)
+    return tuple(dict.fromkeys((*single, *corpus.text_columns, *corpus.columns)))
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,8 @@ class Wanted:
 
     @cached_property
     def decoded(self) -> pa.Schema:
-        text = [pa.field(name, pa.string()) for name in ("text", "_reason", "_note")]
-        return pa.schema([pa.field("id", pa.string()), *self.carried, *text])
-
-    @cached_property
-    def template(self) -> tuple[tuple[str, str | None], ...]:
-        """(literal text, column after it) pairs."""
-        return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(self.corpus.text))
+        said = [pa.field(name, pa.string()) for name in ("_reason", "_note")]
+        return pa.schema([pa.field("id", pa.string()), *self.carried, *text_fields(self.corpus), *said])
 
 
 def reason_of(note: str) -> str:
@@ -61,20 +60,23 @@ def reason_of(note: str) -> str:
     return "too_long" if note == TOO_LONG else "undecodable"
 
 
-def fill_template(wanted: Wanted, columns: dict[str, list[object]], rows: int) -> tuple[Texts, Texts]:
-    """(texts, reasons) of a template over `rows` rows; lists and objects are no text, a null counts as empty."""
+def fill_template(source: str, columns: dict[str, list[object]], rows: int, absent: str) -> tuple[Texts, Texts]:
+    """(texts, reasons) of a template over `rows` rows; lists and objects are no text, a null counts as empty.
+
+    absent: the reason of a row whose columns are all null."""
     texts: Texts = []
     reasons: Texts = []
-    names = wanted.corpus.text_columns
+    names = columns_in(source)
+    parts = [(literal, name) for literal, name, _, _ in string.Formatter().parse(source)]
     for values in zip(*(columns[name] for name in names), strict=True) if rows else ():
         nested = any(isinstance(v, (list, dict, bytes)) for v in values)
         empty = all(v is None for v in values)
-        reasons.append("not_a_string" if nested else "no_text" if empty else None)
+        reasons.append("not_a_string" if nested else absent if empty else None)
         if nested or empty:
             texts.append(None)
             continue
         shown = {name: "" if v is None else str(v) for name, v in zip(names, values, strict=True)}
-        texts.append("".join(literal + (shown[name] if name else "") for literal, name in wanted.template))
+        texts.append("".join(literal + (shown[name] if name else "") for literal, name in parts))
     return texts, reasons
 
 
@@ -118,12 +120,8 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     numbers = pa.array(range(unit.start, unit.stop), pa.int64())
     own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
     ids, reason = decoded["id"], decoded["_reason"]
-    text = decoded["text"]
-    blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
-    too_long = pc.greater(pc.binary_length(text), RECORD_BYTES_MAX)  # of formats that hold it in a column
-    reason = pc.coalesce(
-        reason, _where(too_long, "too_long"), _where(blank, "empty_text"), _where(pc.is_null(text), "no_text")
-    )
+    texts = {field.name: decoded[field.name] for field in text_fields(wanted.corpus)}
+    reason = pc.coalesce(reason, *(found for name, text in texts.items() for found in _flaws(name, text)))
     if wanted.corpus.id is None:
         ids = own_ids
     else:
@@ -132,15 +130,29 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
         reason = pc.if_else(unread, reason, settled)
         ids = pc.coalesce(ids, own_ids)
     if reason.null_count != unit.rows:
-        text = pc.if_else(pc.is_null(reason), text, pa.scalar(None, pa.string()))
+        good = pc.is_null(reason)
+        texts = {name: pc.if_else(good, text, pa.scalar(None, text.type)) for name, text in texts.items()}
     stamps = [pa.repeat(pa.scalar(number, pa.int64()), unit.rows) for number in (unit.shard, unit.id)]
     carried = [decoded[name] for name in wanted.carried.names]
     details = _details(unit, reason, decoded["_note"])
     table = pa.Table.from_arrays(
-        [ids, *carried, text, *stamps, numbers, reason, details], schema=row_schema(wanted.carried)
+        [ids, *carried, *texts.values(), *stamps, numbers, reason, details],
+        schema=row_schema(wanted.carried, wanted.corpus),
     )
     assert table.num_rows == unit.rows, (table.num_rows, unit)
     return table
+
+
+def _flaws(name: str, text: pa.ChunkedArray) -> list[pa.ChunkedArray]:
+    """The reasons against a text, the first that holds counts: null where there is none."""
+    if pt.is_list(text.type):
+        sizes = pc.list_value_length(text)
+        held = pa.array([sum(len(one or "") for one in several or ()) for several in text.to_pylist()], pa.int64())
+        none = pc.or_kleene(pc.is_null(text), pc.equal(sizes, 0))
+        return [_where(pc.greater(held, RECORD_BYTES_MAX), "too_long"), _where(none, ABSENT[name])]
+    blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
+    too_long = pc.greater(pc.binary_length(text), RECORD_BYTES_MAX)  # of formats that hold it in a column
+    return [_where(too_long, "too_long"), _where(blank, BLANK[name]), _where(pc.is_null(text), ABSENT[name])]
 
 
 def _where(mask: pa.ChunkedArray, reason: str) -> pa.ChunkedArray:

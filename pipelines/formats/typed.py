@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from pipelines.config import CorpusConfig
+from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in, is_template
 from pipelines.errors import CorpusError
 from pipelines.formats.kinds import can_be_stored, fit, plain
-from pipelines.formats.rows import Wanted, columns_of, fill_template, reason_of
+from pipelines.formats.rows import ABSENT, Wanted, columns_of, fill_template, reason_of
+
+ROLES = {"text": "text", QUERY: "query", DOCUMENT: "document"}  # by a text's name between the stages, that in corpus
 
 
 def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
@@ -22,7 +23,7 @@ def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Sch
     Raises CorpusError naming the column, the file, and the nearest or the available columns."""
     for role, name in roles(corpus):
         require(role, name, schema.names, path)
-    _check_id_and_text(schema, corpus, path)
+    _check_id_and_texts(schema, corpus, path)
     fields = [pa.field(name, plain(schema.field(name).type)) for name in corpus.columns]
     for field in fields:
         if not can_be_stored(field.type):
@@ -36,7 +37,8 @@ def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Sch
 def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
     """(what it is for, name) of every column that the job names."""
     yield from (("id", name) for name in (corpus.id,) if name)
-    yield from (("text", name) for name in corpus.text_columns)
+    yield from ((ROLES[text], name) for text, source in corpus.texts.items() for name in columns_in(source))
+    yield from (("candidates", name) for name in (corpus.candidates,) if name)
     yield from (("carried", name) for name in corpus.columns)
 
 
@@ -53,20 +55,35 @@ def require(role: str, name: str, names: Sequence[str], path: str) -> None:
     raise CorpusError(f"{path} has no column {name!r} (the {role} column); {hint}It has: {shown or 'no columns'}")
 
 
-def _check_id_and_text(schema: pa.Schema, corpus: CorpusConfig, path: str) -> None:
+def _check_id_and_texts(schema: pa.Schema, corpus: CorpusConfig, path: str) -> None:
     if corpus.id:
         kind = plain(schema.field(corpus.id).type)
         whole = pt.is_integer(kind) or (pt.is_decimal(kind) and kind.scale == 0)
         if not (pt.is_string(kind) or pt.is_null(kind) or whole):
             raise CorpusError(f"{path}: the id column {corpus.id!r} is {kind}; ids must be strings or integers")
-    for name in corpus.text_columns:
-        kind = plain(schema.field(name).type)
-        if pt.is_string(kind) or pt.is_null(kind):
-            continue
-        unreadable = pt.is_nested(kind) or pt.is_binary(kind) or pt.is_large_binary(kind)
-        if unreadable or not corpus.is_template:
-            advice = "name a column of strings" if unreadable else f"write corpus.text as a template: '{{{name}}}'"
-            raise CorpusError(f"{path}: the text column {name!r} is {kind}, not a string; {advice}")
+    for text, source in corpus.texts.items():
+        for name in columns_in(source):
+            _check_text(ROLES[text], name, plain(schema.field(name).type), is_template(source), path)
+    if corpus.candidates:
+        _check_candidates(corpus.candidates, schema.field(corpus.candidates).type, path)
+
+
+def _check_text(role: str, name: str, kind: pa.DataType, in_template: bool, path: str) -> None:
+    if pt.is_string(kind) or pt.is_null(kind):
+        return
+    unreadable = pt.is_nested(kind) or pt.is_binary(kind) or pt.is_large_binary(kind)
+    if unreadable or not in_template:
+        advice = "name a column of strings" if unreadable else f"write corpus.{role} as a template: '{{{name}}}'"
+        raise CorpusError(f"{path}: the {role} column {name!r} is {kind}, not a string; {advice}")
+
+
+def _check_candidates(name: str, kind: pa.DataType, path: str) -> None:
+    several = any(is_it(kind) for is_it in (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view))
+    if not pt.is_null(kind) and not (several and plain(kind.value_type) in (pa.string(), pa.null())):
+        raise CorpusError(
+            f"{path}: the candidates column {name!r} is {kind}, not a list of strings; name a column of lists, or give "
+            "corpus.document for one document a row"
+        )
 
 
 def check(schema: pa.Schema, corpus: CorpusConfig, path: str) -> list[str]:
@@ -95,21 +112,34 @@ def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, s
         carried.append(fitted)
         for i in misfits:
             reasons[i], why[i] = "bad_column", f"the value of {field.name!r} does not fit the table's {field.type}"
-    if corpus.is_template:
-        texts, found = fill_template(wanted, {n: _values(columns[n]) for n in corpus.text_columns}, rows)
-        text = pa.array(texts, pa.string())
-        reasons.update({i: reason for i, reason in enumerate(found) if reason})
-    else:
-        text = columns[corpus.text].cast(pa.string())
-        if reasons:
-            reasons.update(dict.fromkeys(np.flatnonzero(text.is_null().to_numpy()).tolist(), "no_text"))
+    # What is said of the first one stands.
+    texts = [_text(name, source, columns, reasons) for name, source in reversed(corpus.texts.items())][::-1]
+    if corpus.candidates:
+        texts.append(columns[corpus.candidates].cast(pa.list_(pa.string())))
     if bad:
         reasons.update({i: reason_of(note) for i, note in bad.items()})
         why.update(bad)
         ids = pa.array([None if i in bad else one for i, one in enumerate(ids.to_pylist())], pa.string())
     return pa.Table.from_arrays(
-        [ids, *carried, text, _sparse(reasons, rows), _sparse(why, rows)], schema=wanted.decoded
+        [ids, *carried, *texts, _sparse(reasons, rows), _sparse(why, rows)], schema=wanted.decoded
     )
+
+
+def _text(
+    name: str, source: str, columns: Mapping[str, pa.ChunkedArray], reasons: dict[int, str]
+) -> pa.Array | pa.ChunkedArray:
+    """One of the texts of each row; what is wrong with it is added to `reasons`, by position."""
+    if is_template(source):
+        names = columns_in(source)
+        rows = len(columns[names[0]])
+        made, found = fill_template(source, {n: _values(columns[n]) for n in names}, rows, ABSENT[name])
+        reasons.update({i: reason for i, reason in enumerate(found) if reason})
+        return pa.array(made, pa.string())
+    text = columns[source].cast(pa.string())
+    if reasons:
+        missing = text.is_null().to_numpy()
+        reasons.update({i: ABSENT[name] for i in reasons if missing[i]})
+    return text
 
 
 def _sparse(values: dict[int, str], rows: int) -> pa.Array:
