@@ -15,6 +15,7 @@ that are there, so that an index of n rows has at most about log2(n) of them how
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from lance.dataset import Index
 from lance.indices import IndicesBuilder
 
 from pipelines.errors import TableError
-from pipelines.indexes import COLUMN, IndexRecord, Kind, fragments_outside, note, records_of
+from pipelines.indexes import COLUMN, IndexRecord, Kind, fragments_outside, note, record_of
 from pipelines.lance_files import TableAddress
 from pipelines.storage import filesystem_for
 
@@ -146,7 +147,8 @@ def publish(
     stay outside the index. Raises TableError if another program compacted or indexed the table meanwhile."""
     with one_at_a_time(address):
         latest = address.open()
-        note(latest, [record, *(old for old in records_of(latest) if old.name != record.name)][:2])
+        replaced = record_of(latest)
+        note(latest, [record, *([replaced] if replaced is not None and replaced.name != record.name else [])])
         if new or removed:
             operation = lance.LanceOperation.CreateIndex(new, removed)
             lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
@@ -166,8 +168,8 @@ def one_at_a_time(address: TableAddress) -> Iterator[None]:
     """Says in one message that two programs changed the table's indexes or fragments at the same time."""
     try:
         yield
-    except (CommitConflictError, RuntimeError) as bad:  # some conflicts come as a RuntimeError
-        if "onflict" not in f"{type(bad).__name__} {bad}":
+    except (OSError, RuntimeError) as bad:
+        if not isinstance(bad, CommitConflictError) and not re.search("[Cc]onflict|[Ii]ncompatible", str(bad)):
             raise
         raise TableError(
             f"{address.location}: another program compacted or indexed the table at the same time, so this index was "
