@@ -47,7 +47,7 @@ class Kind:
         """What the index holds for a vector: its code and a few bytes beside it (measured on pylance 14.0.2)."""
         if self.bits is None:
             return dimensions * value_bytes + 8.0
-        beside = 20.0 + 5 * self.bits if self.type == "IVF_RQ" else 8.0
+        beside = 18.0 + 2 * self.bits if self.type == "IVF_RQ" else 8.0
         return dimensions * self.bits / 8 + beside
 
 
