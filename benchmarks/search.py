@@ -191,7 +191,7 @@ def ways(side: str, folder: str) -> tuple[Search, Hybrid]:
     tuning = None if side == "exact" else tuning_of(dataset)
     how: dict[str, Any] = {"use_index": False}
     if tuning is not None:
-        how = {"nprobes": tuning.nprobes, "refine_factor": tuning.refine_factor}
+        how = {"minimum_nprobes": tuning.nprobes, "refine_factor": tuning.refine_factor}
 
     def ours(vector: np.ndarray) -> list[str]:
         nearest = {"column": "vector", "q": vector, "k": TOP, "metric": "cosine", **how}

@@ -107,7 +107,8 @@ def _tenth(dataset: Any, queries_QD: np.ndarray, own_Q: np.ndarray) -> np.ndarra
 
 
 def recall(dataset: Any, queries: Sample, nprobes: int, refine_factor: int | None) -> np.ndarray:
-    """Recall@10 [Q] of each query, in 0..1, through the index that `dataset` has."""
+    """Recall@10 [Q] of each query, in 0..1, through the index that `dataset` has. Exactly `nprobes` partitions are
+    probed: a search that takes them for its least, as it must to find enough behind a filter, finds no less."""
     found_Q = np.zeros(len(queries.own_Q))
     for number, (query_D, own, tenth) in enumerate(
         zip(queries.queries_QD, queries.own_Q, queries.tenth_Q, strict=True)
