@@ -16,7 +16,6 @@ from pipelines.display import Display
 from pipelines.errors import TableError
 from pipelines.indexes import COLUMN, rows_outside
 from pipelines.lance_files import TableAddress, reading
-from pipelines.prepare import open_executor
 from pipelines.status import open_table
 from pipelines.vector_index import VectorIndex, Wanted
 
@@ -80,6 +79,8 @@ def _build(build: segments.Build, fragments: Sequence[Any], job: JobConfig | Non
     rows = sum(fragment.count_rows() for fragment in fragments)
     if job is None or job.run.engine == "inline" or rows < SEGMENTS_FROM_ROWS:
         return [build([fragment.fragment_id for fragment in fragments])]
+    from pipelines.prepare import open_executor  # tokenizers: only when an engine is wanted
+
     with open_executor(job) as executor:
         return list(executor.map(build, segments.groups(fragments, SEGMENTS)))
 
@@ -149,7 +150,8 @@ def _text_column(address: TableAddress, schema: pa.Schema, asked: str, job: JobC
             f"{address.location} does not say which column holds the text; {have}. Name one with --full-text COLUMN, "
             "or embed into a new table with table.text_column set."
         )
-    what = (
-        f"column {column!r} is {schema.field(column).type}" if column in schema.names else f"has no column {column!r}"
-    )
-    raise TableError(f"{address.location}: --full-text: {what}; {have}. Name one of text.")
+    if column in schema.names:
+        what = f"column {column!r} is {schema.field(column).type}, not text that can be searched"
+    else:
+        what = f"there is no column {column!r}"
+    raise TableError(f"{address.location}: --full-text {asked}: {what}; {have}")
