@@ -313,6 +313,16 @@ def test_recall_counts_what_is_missed(address):
     assert 0.65 < recall.recall(dataset, queries, 1, None).mean() < 0.75
 
 
+def test_a_row_does_not_find_itself(address):
+    """Nothing else is left of the table, and that is nothing found."""
+    dataset = add(address, clustered(600)).dataset
+    queries = recall.sample(dataset)
+    one = recall.Sample(queries.queries_QD[:1], queries.own_Q[:1], queries.tenth_Q[:1])
+    dataset.delete(f"_row != {int(one.own_Q[0])}")
+    assert dataset.count_rows() == 1
+    assert recall.recall(dataset, one, 1, None).tolist() == [0.0]
+
+
 def test_fewest():
     for least in range(1, 40):
         assert recall._fewest(lambda n, least=least: n >= least, 39) == least
