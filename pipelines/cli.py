@@ -79,6 +79,7 @@ Overrides = Annotated[
 Task = Literal["embed", "rerank"]
 Vectors = Literal["exact", "rounded"]
 SearchMode = Literal["vector", "text", "hybrid"]
+IndexChoice = Literal["auto", "none", "ivf_flat", "ivf_sq", "ivf_rq"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -230,13 +231,35 @@ def search(
 
 
 @app.command()
-def optimize(table: Target, override: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Compact fragments, build or refresh the vector index, remove old versions. Safe while a job runs.
+def optimize(
+    table: Target,
+    override: Overrides = None,
+    index: Annotated[
+        IndexChoice, typer.Option(help="Kind of vector index; auto: by rows, dimensions and memory.")
+    ] = "auto",
+    min_recall: Annotated[
+        float, typer.Option(metavar="SHARE", help="Least recall@10 against exact search; no worse index is left.")
+    ] = 0.95,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Most that the vector index may take; absent: half of this machine's memory."),
+    ] = None,
+    full_text: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Also index a column for full-text search; auto: the stored text."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compact, fit the indexes to the table and measure recall, remove old versions. Safe while a job runs.
 
-    Example: vectormill optimize configs/demo.yaml"""
+    Example: vectormill optimize configs/demo.yaml --min-recall 0.98 --full-text auto"""
     from pipelines.maintain import optimize as run
+    from pipelines.vector_index import Wanted
 
-    result = run(_address(table, override), Display(quiet))
+    wanted = Wanted(index, min_recall, memory_gb, full_text)
+    job = load_job(table, override or ()) if table.endswith((".yaml", ".yml")) else None
+    result = run(_address(table, override), Display(quiet), wanted, job)
     _print(as_json, result, lambda console: report.optimized(console, result))
 
 

@@ -121,6 +121,7 @@ def status(console: Console, s: dict[str, Any]) -> None:
             "last commit": committed + (f", run {s['last_run']}" if s["last_run"] else ""),
             "model": ", ".join([model["weights_name"], *dimensions, model["dtype"]]),
             "fingerprint": s["fingerprint"],
+            "vector index": vector_index(s["vector_index"]) if s["vector_index"] else "none: searches are exact",
             "indices": s["indices"] or "none",
         },
     )
@@ -170,18 +171,28 @@ def forecast(console: Console, f: dict[str, Any]) -> None:
 def optimized(console: Console, o: dict[str, Any]) -> None:
     """What `vectormill optimize` did."""
     index = o["index"]
-    said = {
-        "none": lambda: f"none: {index['why']}",
-        "built": lambda: f"{index['type']} built, {index['partitions']:,} partitions",
-        "updated": lambda: f"{index['type']} brought up to date, {index['unindexed_rows']:,} rows outside it",
-    }
     lines = {
         "fragments": f"{o['fragments_before']:,} before, {o['fragments_after']:,} now",
-        "vector index": said[index["action"]](),
+        "vector index": f"{index['action']}: " + (vector_index(index) if "type" in index else index["why"]),
+    }
+    if index.get("type") and index["why"]:
+        lines["why"] = index["why"]
+    lines |= {
+        "other indexes": o["other_indexes"] or "nothing to do",
         "removed": f"{o['versions_removed']:,} old version(s), {size(o['bytes_removed'])}",
         "version": o["version"],
     }
     fields(console, f"optimized {o['table']}", lines)
+
+
+def vector_index(index: dict[str, Any]) -> str:
+    """A vector index in a line: `IVF_SQ, 262.1 MB, recall@10 0.981 ± 0.006 over 128 queries, ...`."""
+    parts = [index["type"], size(index["bytes"]), f"{index['unindexed_rows']:,} rows outside it"]
+    if index["recall"] is None:
+        return ", ".join([*parts, "recall not measured (`vectormill optimize`)"])
+    parts.append(f"recall@10 {index['recall']:.3f} ± {index['recall_margin']:.3f} over {index['queries']} queries")
+    parts.append(f"{index['nprobes']:,} of {index['partitions']:,} partitions probed")
+    return ", ".join(parts + ([f"refine {index['refine_factor']}"] if index["refine_factor"] else []))
 
 
 def verdict(console: Console, v: Any) -> None:

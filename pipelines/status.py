@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from pipelines.errors import TableError
+from pipelines.indexes import describe
 from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import RUN_PROPERTY, LanceTable
 from pipelines.storage import filesystem_for
@@ -64,6 +66,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
         "fingerprint": table.metadata.fingerprint,
         "model": {**table.metadata.identity, "weights_name": table.metadata.model["weights"]},
         "rows_per_unit": table.metadata.rows_per_unit,
+        "vector_index": describe(table.dataset),
         "indices": [index.name for index in table.dataset.describe_indices()],
     }
 
@@ -75,4 +78,5 @@ def _number(text: str | None) -> int | None:
 def _versions_kept(address: TableAddress) -> int:
     files, root = filesystem_for(address.location, address.storage)
     listed = files.get_file_info(pafs.FileSelector(f"{root}/_versions"))
-    return sum(1 for info in listed if info.base_name.endswith(".manifest"))
+    # A name that begins with a d is of no version: an index is being measured.
+    return sum(1 for info in listed if re.fullmatch(r"\d+\.manifest", info.base_name))

@@ -102,3 +102,15 @@ def test_replicas():
     assert [each["processes"] for each in found["each"]] == [1, 2]
     assert found["efficiency"]["1"] == 1
     assert found["efficiency"]["2"] > 0
+
+
+def test_search():
+    size = ("--rows", "1500", "--dimensions", "32", "--queries", "5", "--rerank", "0", "--index", "ivf_sq")
+    found = run("search", *size)
+    assert found["exact"]["recall"] == 1
+    for side in ("ours", "lancedb", "lancedb_refined"):
+        assert 0 < found[side]["recall"] <= 1
+        assert found[side]["p95_ms"] >= found[side]["p50_ms"] > 0
+        assert found[side]["hybrid_p50_ms"] > 0
+    assert found["ours"]["bytes"] > 1500 * 32
+    assert found["ours"]["build_peak_mb"] > 0

@@ -509,7 +509,7 @@ def test_index_is_built_from_some_size_on_and_refreshed(tmp_path, monkeypatch):
     exact = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
     result = optimize(config)["index"]
     assert (result["action"], result["type"]) == ("built", "IVF_SQ")
-    assert status(address(config))["indices"] == ["vector_idx"]
+    assert status(address(config))["indices"] == ["id_idx", result["name"]]
     found = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
     assert [hit.id for hit in found] == [hit.id for hit in exact]
     assert np.allclose([hit.score for hit in found], [hit.score for hit in exact], atol=1e-5), "re-ranked exactly"
