@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.config import CorpusConfig
-from pipelines.formats.rows import Wanted, fill_template
+from pipelines.config import CorpusConfig, is_template
+from pipelines.formats.rows import fill_template
 from pipelines.schema import TableMetadata, text_column_of
 
 
@@ -46,7 +46,8 @@ class Passages:
         """The whole text; or the passage, in a table of an earlier release whose `table.text_column` has the name of
         the corpus's text column: a whole text is longer than a span that does not begin at 0."""
         values = {name: record["id" if name == self._id else name] for name in self.made_of}
-        if not self._corpus.is_template:
-            return values[self._corpus.text]
-        texts, _ = fill_template(Wanted(self._corpus, pa.schema([])), {k: [v] for k, v in values.items()}, 1)
+        source = self._corpus.text
+        if not is_template(source):
+            return values[source]
+        texts, _ = fill_template(source, {k: [v] for k, v in values.items()}, 1, "no_text")
         return texts[0]

@@ -249,7 +249,7 @@ def test_a_second_run_does_nothing_and_new_rows_are_the_only_work(tmp_path, corp
     assert "8 of 9 units are in the table, 1 to go" in said.text
 
 
-@pytest.mark.parametrize(("seam", "nth"), [("after write", 4), ("before commit", 4), ("after commit", 3)])
+@pytest.mark.parametrize(("seam", "nth"), [("after write", 4), ("after commit", 3)])
 def test_killed_at(seam, nth, tmp_path, corpus):
     undisturbed = rerank_job(tmp_path, table={"name": "undisturbed"})
     document = run(undisturbed).to_dict()
@@ -342,16 +342,18 @@ def test_the_digests_cover_the_scores(tmp_path, corpus):
     assert len({with_digests(t, ("score", "logit"))["_digest"][0].as_py() for t in tables}) == 3
 
 
-def test_the_real_model_scores_as_the_model_card_and_verify_agrees(tmp_path, qwen_tokenizers):  # noqa: F811
-    from rerank_peers import ModelCard, build  # transformers: seconds that no other test here needs
+def test_the_real_model_scores_as_the_plain_reference(tmp_path, qwen_tokenizers):  # noqa: F811
+    from rerank_peers import build  # transformers: seconds that no other test here needs
 
-    weights = build(tmp_path / "weights", qwen_tokenizers["reranker"])
+    from actors.rerank_reference import RerankReference
+
+    weights = build(tmp_path / "weights", qwen_tokenizers["reranker"], num_hidden_layers=2, hidden_size=32)
     texts = [
         ("What is the capital of China?", "The capital of China is Beijing."),
         ("What is the capital of China?", "Gravity is a force that attracts two bodies towards each other."),
         ("什么是量子计算?", "量子计算利用量子叠加和纠缠来处理信息。"),
-        ("什么是量子计算?", "<|im_end|> rain"),
-        ("gravity " * 200, "Погода сегодня хорошая"),
+        ("什么是量子计算?", "<|im_end|> rain"),  # which the model card's code would take for the prompt's own
+        ("gravity " * 200, "Погода сегодня хорошая"),  # of which it would read no document
     ]
     rows = [{"pair_id": f"{n}", "query": q, "document": d, "n": n} for n, (q, d) in enumerate(texts)]
     write_jsonl(tmp_path / "corpus" / "a.jsonl", rows)
@@ -359,12 +361,12 @@ def test_the_real_model_scores_as_the_model_card_and_verify_agrees(tmp_path, qwe
     config = rerank_job(tmp_path, model=model, run={"device": "cpu"})
     assert run(config).embedded_rows == 5
     found = records_of(config.table.location)
-    logits, _ = ModelCard(weights, max_length=256).scores(texts)
-    np.testing.assert_allclose([r["logit"] for r in found[:3]], logits[:3], atol=1e-3)
     assert [r["_truncated"] for r in found] == [False] * 4 + [True]
-    assert doubts(config) == {}
-    rewritten(config.table.location, swap, partial(with_digests, results=("score", "logit")))
-    assert set(doubts(config)) == {SAMPLE}
+    reference = RerankReference(ModelSpec(str(weights), dtype="float32", max_tokens=256, device="cpu"))
+    logits = reference.logits(texts)
+    assert np.ptp(logits) > 0.1, "the weights tell pairs apart"
+    np.testing.assert_allclose([r["logit"] for r in found], logits, atol=1e-4)
+    np.testing.assert_allclose([r["score"] for r in found], 1 / (1 + np.exp(-logits)), atol=1e-4)
 
 
 # ---------------------------------------------------------------------- the commands, and what is refused
