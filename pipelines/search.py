@@ -121,14 +121,14 @@ class Searcher:
         self._passages = Passages(table.schema, table.metadata)
         self._shown = [n for n in table.schema.names if n not in NOT_SHOWN and n != self._passages.stored]
         self._tuning = tuning_of(self.dataset)
+        if reranker is not None and not self._passages.columns:
+            raise self._without_texts()
+        self._embedder = query_embedder(table.metadata, address.location, address.storage) if embeds else None
         self.reranker: Any = None
-        if reranker is not None:
-            if not self._passages.columns:
-                raise self._without_texts()
+        if reranker is not None:  # last: of the memory that is then left, it takes what it can use
             from actors.reranker import Reranker  # torch
 
             self.reranker = Reranker(reranker)
-        self._embedder = query_embedder(table.metadata, address.location, address.storage) if embeds else None
 
     def search(self, text: str, query: Query | None = None) -> list[Hit]:
         """The passages that answer `text` best, reranked if there is a reranker.

@@ -498,6 +498,19 @@ def test_the_command_reranks(mixed, tiny):
     assert f"text: {best['text'][:20]}" in shown
 
 
+def test_a_passage_is_shown_once_and_short_columns_beside_it(tmp_path):
+    body = " ".join(f"alpha{n}" for n in range(40))
+    record = {"doc_id": "x", "title": "alpha0", "body": body}
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [record])
+    corpus = {"text": "{title}\n{body}", "columns": ["title", "body"]}
+    config = job(tmp_path, corpus=corpus, chunking={"max_tokens": 16, "overlap_tokens": 2})
+    run(config)
+    shown = call("search", config.table.location, "alpha0 alpha39", "-k", "9").stdout
+    assert shown.count("text: ") == shown.count("title: alpha0\n") == len(texts_of(config)) > 2
+    assert "body: " not in shown
+    assert "passage 0, characters 0 to" in shown
+
+
 def test_what_the_command_refuses(tmp_path, config, mixed, tiny):
     job_file = write_job(tmp_path / "job.yaml", config)
     search = ("search", job_file, "alpha")
