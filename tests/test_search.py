@@ -261,7 +261,7 @@ def test_full_text_finds_words_of_several_scripts(mixed):
 
 def test_full_text_needs_an_index_and_says_so(config):
     for mode in ("text", "hybrid"):
-        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text`"):
+        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text auto`"):
             Searcher(address(config)).search("alpha", Query(mode=mode))
 
 
