@@ -242,7 +242,7 @@ class Searcher:
         if not columns:
             raise TableError(
                 f"{self._location} has no full-text index, which modes text and hybrid need: build one with "
-                "`vectormill optimize TABLE --full-text`, or search with --mode vector"
+                "`vectormill optimize TABLE --full-text auto`, or search with --mode vector"
             )
         query = MatchQuery(text, columns[0]) if len(columns) == 1 else MultiMatchQuery(text, columns)
         found = self._scan("_score", where, full_text_query=query, limit=limit)

@@ -1,5 +1,6 @@
 """Searching a table: by meaning, by words, by both, reranked; from Python, the command and LanceDB's own API."""
 
+import functools
 import json
 import re
 import shutil
@@ -260,7 +261,7 @@ def test_full_text_finds_words_of_several_scripts(mixed):
 
 def test_full_text_needs_an_index_and_says_so(config):
     for mode in ("text", "hybrid"):
-        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text`"):
+        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text auto`"):
             Searcher(address(config)).search("alpha", Query(mode=mode))
 
 
@@ -313,42 +314,23 @@ def test_hybrid_fuses_meaning_and_words(mixed):
 # ---------------------------------------------------------------------- reranked
 
 
-@pytest.mark.parametrize("reuse_prefix", [True, False])
-def test_reranking_gives_what_the_model_cards_code_gives(
-    mixed,
-    qwen_tokenizers,  # noqa: F811
-    qwen_reranker,
-    monkeypatch,
-    reuse_prefix,
-):
-    """End to end: the same order as plain transformers over the texts of the table, logits within 1e-3 in float32."""
-    seen = []
-
-    def score_encoded(self, encoded, real=Reranker.score_encoded):
-        seen.append(reuse_prefix)
-        return real(self, encoded, reuse_prefix)
-
-    searcher = Searcher(address(mixed), ModelSpec(str(qwen_reranker), device="cpu", dtype="float32", threads=1))
-    monkeypatch.setattr(Reranker, "score_encoded", score_encoded)
-    card = ModelCard(qwen_reranker)
+def test_reranking_gives_what_the_model_cards_code_gives(mixed, qwen_tokenizers, tmp_path, monkeypatch):  # noqa: F811
+    """End to end: the same order as plain transformers over the texts of the table, logits within 1e-3 in float32, with
+    the query's prefix computed once and with nothing reused."""
+    folder = build(tmp_path / "reranker", qwen_tokenizers["reranker"])
+    searcher = Searcher(address(mixed), ModelSpec(str(folder), device="cpu", dtype="float32", threads=1))
+    card, texts, real = ModelCard(folder), list(MIXED.values()), Reranker.score_encoded
     for query in ("What is the capital of China?", "什么是量子计算?"):
-        hits = searcher.search(query, Query(limit=6))
-        assert sorted(ids(hits)) == sorted(MIXED)
-        texts = list(MIXED.values())
         logits, scores = card.scores([(query, text) for text in texts])
-        assert [hit.text for hit in hits] == [texts[i] for i in np.argsort(-logits, kind="stable")]
-        expected = {text: (logit, score) for text, logit, score in zip(texts, logits, scores, strict=True)}
-        relevance = np.array([hit.relevance for hit in hits], np.float64)
-        found = np.log(relevance) - np.log1p(-relevance)
-        np.testing.assert_allclose(found, [expected[hit.text][0] for hit in hits], atol=1e-3)
-        np.testing.assert_allclose(relevance, [expected[hit.text][1] for hit in hits], atol=1e-5)
         assert np.std(logits) > 0.3, "weights that tell the texts apart"
-    assert seen == [reuse_prefix] * 2
-
-
-@pytest.fixture(scope="module")
-def qwen_reranker(qwen_tokenizers, tmp_path_factory):  # noqa: F811
-    return build(tmp_path_factory.mktemp("reranker"), qwen_tokenizers["reranker"])
+        best = np.argsort(-logits, kind="stable")
+        for reuse_prefix in (True, False):
+            monkeypatch.setattr(Reranker, "score_encoded", functools.partialmethod(real, reuse_prefix=reuse_prefix))
+            hits = searcher.search(query, Query(limit=6))
+            assert [hit.text for hit in hits] == [texts[i] for i in best]
+            relevance = np.array([hit.relevance for hit in hits], np.float64)
+            np.testing.assert_allclose(np.log(relevance) - np.log1p(-relevance), logits[best], atol=1e-3)
+            np.testing.assert_allclose(relevance, scores[best], atol=1e-5)
 
 
 def test_a_reranked_hit_tells_where_it_came_from(mixed, tiny):
