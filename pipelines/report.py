@@ -230,5 +230,6 @@ def _origin(hit: Hit, cut: bool) -> str:
 
 
 def _repeats(value: Any, text: str) -> bool:
-    """Whether a carried column only says again, or at greater length, what the passage says."""
-    return isinstance(value, str) and len(value) > SNIPPET // 4 and (value in text or text in value)
+    """Whether a carried column is long and says the passage again: its beginning is in it, or it holds all of it."""
+    start = SNIPPET // 4
+    return isinstance(value, str) and len(value) > start and (value[:start] in text or text in value)

@@ -121,14 +121,14 @@ class Searcher:
         self._passages = Passages(table.schema, table.metadata)
         self._shown = [n for n in table.schema.names if n not in NOT_SHOWN and n != self._passages.stored]
         self._tuning = tuning_of(self.dataset)
+        if reranker is not None and not self._passages.columns:
+            raise self._without_texts()
+        self._embedder = query_embedder(table.metadata, address.location, address.storage) if embeds else None
         self.reranker: Any = None
-        if reranker is not None:
-            if not self._passages.columns:
-                raise self._without_texts()
+        if reranker is not None:  # last: of the memory that is then left, it takes what it can use
             from actors.reranker import Reranker  # torch
 
             self.reranker = Reranker(reranker)
-        self._embedder = query_embedder(table.metadata, address.location, address.storage) if embeds else None
 
     def search(self, text: str, query: Query | None = None) -> list[Hit]:
         """The passages that answer `text` best, reranked if there is a reranker.
@@ -242,7 +242,7 @@ class Searcher:
         if not columns:
             raise TableError(
                 f"{self._location} has no full-text index, which modes text and hybrid need: build one with "
-                "`vectormill optimize TABLE --full-text`, or search with --mode vector"
+                "`vectormill optimize TABLE --full-text auto`, or search with --mode vector"
             )
         query = MatchQuery(text, columns[0]) if len(columns) == 1 else MultiMatchQuery(text, columns)
         found = self._scan("_score", where, full_text_query=query, limit=limit)

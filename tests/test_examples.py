@@ -6,7 +6,7 @@ import pytest
 import torch
 from rerank_peers import build_tiny
 
-from actors.published import DOCUMENTS, QUERIES
+from actors.published import DOCUMENTS, QUERIES, Golden, Published
 from actors.spec import ModelSpec
 from pipelines import examples
 from pipelines.search import Searcher
@@ -74,6 +74,16 @@ def test_a_missed_number_is_an_exit_code(quick, monkeypatch, capsys):
     monkeypatch.setattr(examples, "published", lambda spec, task: wrong)
     assert examples.main([]) == 1
     assert "  FAIL  cosine 0.9660, here 0.6660 in float32: The weather is lovely today." in capsys.readouterr().out
+
+
+def test_numbers_published_for_a_reranker_are_compared_too(quick, searcher, monkeypatch, capsys):
+    logit = float(searcher.reranker.score_pairs([(QUERIES[0], DOCUMENTS[0])]).logits[0])
+    goldens = [Golden("logit", QUERIES[0], DOCUMENTS[0], value, "here") for value in (logit, logit + 0.1)]
+    for golden, code, mark in zip(goldens, (0, 1), ("ok  ", "FAIL"), strict=True):
+        known = {"embed": None, "rerank": Published("Org/Judge", "rerank", (1, 1, 1, 1), (golden,))}
+        monkeypatch.setattr(examples, "published", lambda spec, task, known=known: known[task])
+        assert examples.main(["--rerank", str(searcher.reranker._prompt._path.parent)]) == code
+        assert f"published for Org/Judge:\n  {mark}  logit {golden.expected:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Searching a table: by meaning, by words, by both, reranked; from Python, the command and LanceDB's own API."""
 
+import functools
 import json
 import re
 import shutil
@@ -260,7 +261,7 @@ def test_full_text_finds_words_of_several_scripts(mixed):
 
 def test_full_text_needs_an_index_and_says_so(config):
     for mode in ("text", "hybrid"):
-        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text`"):
+        with pytest.raises(TableError, match=r"has no full-text index.* `vectormill optimize TABLE --full-text auto`"):
             Searcher(address(config)).search("alpha", Query(mode=mode))
 
 
@@ -270,6 +271,17 @@ def test_full_text_over_a_carried_column_never_finds_rows_without_a_vector(tmp_p
     config = job(tmp_path, corpus={"columns": ["title"]})
     run(config)
     assert ids(Searcher(address(with_words(config, "title"))).search("moon", Query(mode="text"))) == ["d1", "d2"]
+
+
+def test_full_text_over_several_columns(tmp_path):
+    texts = {"a": ("moon landing", "astronauts"), "b": ("bread", "the moon over the bakery"), "c": ("car", "oil")}
+    records = [{"doc_id": k, "title": title, "text": text} for k, (title, text) in texts.items()]
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", records)
+    config = job(tmp_path, corpus={"columns": ["title"]}, table={"text_column": "text"})
+    run(config)
+    searcher = Searcher(address(with_words(with_words(config), "title")), embeds=False)
+    hits = searcher.search("moon", Query(mode="text"))
+    assert {hit.id: hit.text for hit in hits} == {"a": "astronauts", "b": "the moon over the bakery"}
 
 
 def test_fusion_is_by_rank_alone():
@@ -302,42 +314,23 @@ def test_hybrid_fuses_meaning_and_words(mixed):
 # ---------------------------------------------------------------------- reranked
 
 
-@pytest.mark.parametrize("reuse_prefix", [True, False])
-def test_reranking_gives_what_the_model_cards_code_gives(
-    mixed,
-    qwen_tokenizers,  # noqa: F811
-    qwen_reranker,
-    monkeypatch,
-    reuse_prefix,
-):
-    """End to end: the same order as plain transformers over the texts of the table, logits within 1e-3 in float32."""
-    seen = []
-
-    def score_encoded(self, encoded, real=Reranker.score_encoded):
-        seen.append(reuse_prefix)
-        return real(self, encoded, reuse_prefix)
-
-    searcher = Searcher(address(mixed), ModelSpec(str(qwen_reranker), device="cpu", dtype="float32", threads=1))
-    monkeypatch.setattr(Reranker, "score_encoded", score_encoded)
-    card = ModelCard(qwen_reranker)
+def test_reranking_gives_what_the_model_cards_code_gives(mixed, qwen_tokenizers, tmp_path, monkeypatch):  # noqa: F811
+    """End to end: the same order as plain transformers over the texts of the table, logits within 1e-3 in float32, with
+    the query's prefix computed once and with nothing reused."""
+    folder = build(tmp_path / "reranker", qwen_tokenizers["reranker"])
+    searcher = Searcher(address(mixed), ModelSpec(str(folder), device="cpu", dtype="float32", threads=1))
+    card, texts, real = ModelCard(folder), list(MIXED.values()), Reranker.score_encoded
     for query in ("What is the capital of China?", "什么是量子计算?"):
-        hits = searcher.search(query, Query(limit=6))
-        assert sorted(ids(hits)) == sorted(MIXED)
-        texts = list(MIXED.values())
         logits, scores = card.scores([(query, text) for text in texts])
-        assert [hit.text for hit in hits] == [texts[i] for i in np.argsort(-logits, kind="stable")]
-        expected = {text: (logit, score) for text, logit, score in zip(texts, logits, scores, strict=True)}
-        relevance = np.array([hit.relevance for hit in hits], np.float64)
-        found = np.log(relevance) - np.log1p(-relevance)
-        np.testing.assert_allclose(found, [expected[hit.text][0] for hit in hits], atol=1e-3)
-        np.testing.assert_allclose(relevance, [expected[hit.text][1] for hit in hits], atol=1e-5)
         assert np.std(logits) > 0.3, "weights that tell the texts apart"
-    assert seen == [reuse_prefix] * 2
-
-
-@pytest.fixture(scope="module")
-def qwen_reranker(qwen_tokenizers, tmp_path_factory):  # noqa: F811
-    return build(tmp_path_factory.mktemp("reranker"), qwen_tokenizers["reranker"])
+        best = np.argsort(-logits, kind="stable")
+        for reuse_prefix in (True, False):
+            monkeypatch.setattr(Reranker, "score_encoded", functools.partialmethod(real, reuse_prefix=reuse_prefix))
+            hits = searcher.search(query, Query(limit=6))
+            assert [hit.text for hit in hits] == [texts[i] for i in best]
+            relevance = np.array([hit.relevance for hit in hits], np.float64)
+            np.testing.assert_allclose(np.log(relevance) - np.log1p(-relevance), logits[best], atol=1e-3)
+            np.testing.assert_allclose(relevance, scores[best], atol=1e-5)
 
 
 def test_a_reranked_hit_tells_where_it_came_from(mixed, tiny):
@@ -485,6 +478,19 @@ def test_the_command_reranks(mixed, tiny):
     origin = f"similarity {best['similarity']:.3f}, was number {best['first_rank']}"
     assert shown.splitlines()[1] == f"  {best['relevance']:.3f}  {best['id']}   {origin}"
     assert f"text: {best['text'][:20]}" in shown
+
+
+def test_a_passage_is_shown_once_and_short_columns_beside_it(tmp_path):
+    body = " ".join(f"alpha{n}" for n in range(40))
+    record = {"doc_id": "x", "title": "alpha0", "body": body}
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [record])
+    corpus = {"text": "{title}\n{body}", "columns": ["title", "body"]}
+    config = job(tmp_path, corpus=corpus, chunking={"max_tokens": 16, "overlap_tokens": 2})
+    run(config)
+    shown = call("search", config.table.location, "alpha0 alpha39", "-k", "9").stdout
+    assert shown.count("text: ") == shown.count("title: alpha0\n") == len(texts_of(config)) > 2
+    assert "body: " not in shown
+    assert "passage 0, characters 0 to" in shown
 
 
 def test_what_the_command_refuses(tmp_path, config, mixed, tiny):
