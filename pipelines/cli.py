@@ -113,7 +113,7 @@ def rerank(job: JobFile, override: Overrides = None, as_json: AsJson = False, qu
 
     config = load_job(job, override or ())
     certificate = run(config, Display(quiet))
-    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate))
+    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate, "rerank"))
     _exit_unless(certificate.adds_up)
 
 
@@ -166,8 +166,9 @@ def verify(
     Example: vectormill verify configs/demo.yaml --against demo/lancedb/stdlib.vectormill/certificate.json"""
     from pipelines.verify import verify as prove
 
-    verdict = prove(load_job(job, override or ()), Display(quiet), sample, seed, against, vectors)
-    _print(as_json, verdict.to_dict(), lambda console: report.verdict(console, verdict))
+    config = load_job(job, override or ())
+    verdict = prove(config, Display(quiet), sample, seed, against, vectors)
+    _print(as_json, verdict.to_dict(), lambda console: report.verdict(console, verdict, config.task))
     _exit_unless(verdict.ok)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # search imports Lance and numpy; `vectormill --help` needs n
 
 SNIPPET = 200
 RESULTS = {"embed": "vectors", "rerank": "scores", "search": "hits"}  # of a task
+DONE = {"embed": "embedded", "rerank": "scored"}
 
 
 def fields(console: Console, title: str, values: dict[str, Any]) -> None:
@@ -42,11 +43,11 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def certificate(console: Console, c: Certificate) -> None:
+def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     """The account of a run: does it add up?"""
     lines: dict[str, Any] = {
         "rows in the corpus": c.rows,
-        "= embedded": c.embedded_rows,
+        f"= {DONE[task]}": c.embedded_rows,
         "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
     }
     if c.deleted_rows > 0:
@@ -58,7 +59,7 @@ def certificate(console: Console, c: Certificate) -> None:
     if c.overlapping_rows:
         lines["in two units"] = c.overlapping_rows
     lines |= {
-        "records with a result": c.records - sum(c.reasons.values()),
+        RESULTS[task]: c.records - sum(c.reasons.values()),
         "tokens": c.tokens,
         "texts truncated": c.truncated,
         "shards, units": f"{c.shards:,}, {c.units:,}",
@@ -76,7 +77,7 @@ def certificate(console: Console, c: Certificate) -> None:
     if c.missing_rows < 0 or c.overlapping_rows:
         console.print("  Another program wrote to the table: see docs/operations.md, or use a new table.name.")
     elif not c.adds_up:
-        console.print("  The same command tries again what is missing; nothing is done twice.")
+        console.print(f"  The same command tries again what is missing; nothing is {DONE[task]} twice.")
 
 
 def searched(console: Console, c: Certificate, found: dict[str, Any]) -> None:
@@ -111,8 +112,7 @@ def status(console: Console, s: dict[str, Any]) -> None:
         {
             "rows": done,
             "units": f"{units} (up to {s['rows_per_unit']:,} rows each)",
-            {"embed": "vectors", "rerank": "scores", "search": "hits"}[s["task"]]: s["records"]
-            - sum(s["reasons"].values()),
+            RESULTS[s["task"]]: s["records"] - sum(s["reasons"].values()),
             "tokens": s["tokens"],
             "texts truncated": s["truncated"],
             "bad rows": f"{s['bad_rows']:,}" + (f" ({_shown(s['reasons'])})" if s["reasons"] else ""),
@@ -195,11 +195,12 @@ def vector_index(index: dict[str, Any]) -> str:
     return ", ".join(parts + ([f"refine {index['refine_factor']}"] if index["refine_factor"] else []))
 
 
-def verdict(console: Console, v: Any) -> None:
+def verdict(console: Console, v: Any, task: str) -> None:
+    """What `vectormill verify` found."""
     for check in v.checks:
         mark = Text("ok   " if check.ok else "DOUBT", style="green" if check.ok else "bold red")
         console.print(Text("  ") + mark + Text(f"  {check.name}: {check.found}"), soft_wrap=True)
-    certificate(console, v.certificate)
+    certificate(console, v.certificate, task)
     console.print("verified" if v.ok else "NOT VERIFIED: see the lines marked DOUBT", style="bold")
 
 

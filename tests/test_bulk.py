@@ -1,7 +1,9 @@
 """Bulk reranking: each pair scored once, whatever happens, and proven so. The fake reranker, real Lance, real files."""
 
 import json
+import re
 from functools import partial
+from pathlib import Path
 
 import lance
 import numpy as np
@@ -18,6 +20,7 @@ from actors.pair_table import encoded_of
 from actors.reranker import Reranker
 from actors.spec import ModelSpec
 from pipelines.certificate import differences
+from pipelines.config import parse_job
 from pipelines.digests import with_digests
 from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
 from pipelines.executor import InlineExecutor
@@ -388,11 +391,20 @@ def test_the_commands(tmp_path, corpus):
     status = json.loads(call("status", file, "--json").stdout)
     assert (status["task"], status["records"], status["model"]["weights_name"]) == ("rerank", 120, "fake")
     assert "scores" in call("status", file).stdout
-    assert call("verify", file).exit_code == 0
+    shown = call("verify", file)
+    assert shown.exit_code == 0
+    assert re.search(r"= scored +120", shown.stdout)
+    assert re.search(r"scores +120", call("rerank", file).stdout)
     assert call("optimize", file).exit_code == 0
     message = refused(2, "run it with `vectormill rerank`", "embed", file)
     assert "this job has task: rerank" in message
     refused(1, "holds the results of task: rerank; this needs a table of task: embed", "search", file, "text")
+
+
+def test_the_job_on_the_page_is_valid():
+    page = (Path(__file__).parents[1] / "docs" / "bulk.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert parse_job(yaml.safe_load(block)).task == "rerank"
 
 
 def test_an_embed_job_is_refused_and_so_is_its_table(tmp_path, corpus):
