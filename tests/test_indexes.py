@@ -329,6 +329,23 @@ def test_fewest():
     assert recall._fewest(lambda n: False, 39) == 39
 
 
+def test_what_is_reported_was_not_chosen_on(monkeypatch):
+    """The settings that suffice for one half of the queries do not for the other; that one counts."""
+    seen = []
+
+    def measured(dataset, part, nprobes, refine_factor):
+        seen.append(set(part.own_Q.tolist()))
+        easy = part.own_Q[0] == 0
+        return np.full(4, 1.0 if easy or nprobes >= 3 else 0.5)
+
+    monkeypatch.setattr(recall, "recall", measured)
+    queries = recall.Sample(np.zeros((8, 4), np.float32), np.arange(8), np.zeros(8, np.float32))
+    found = recall.tune(None, queries, 16, 0.9, codes=True)
+    assert found == Measured(3, 5, 1.0, 0.0, 4)
+    assert seen[0] & seen[-1] == set()
+    assert recall.tune(None, queries, 2, 0.9, codes=True) is None
+
+
 def test_settings_grow_with_the_wanted_recall(address):
     add(address, clustered(2500, spread=1.0))
     work = []
@@ -527,7 +544,7 @@ def segments_like_one(address, dataset, executor, kind):
     found = []
     for parts in (whole, apart):
         with segments.trial(address, dataset, parts, []) as tried:
-            found.append([nearest(tried, query, Measured(4, 5, 0, 0, 0)) for query in clustered(40, seed=8)])
+            found.append([nearest(tried, query, Measured(2, 5, 0, 0, 0)) for query in clustered(40, seed=8)])
     assert detached(address) == []
     return found, [exactly(dataset, query) for query in clustered(40, seed=8)]
 
