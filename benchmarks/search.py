@@ -13,9 +13,10 @@ its own indexes, one side after the other, each step in a fresh process:
 
 Queries are fresh draws, no rows of the table; exact neighbours come from numpy. Per side: seconds to build and the
 building process's peak memory (`optimize` also compacts, measures, and indexes ids), bytes of the vector index, recall
-over the queries (`recall_noted` is what `optimize` measured with its own), p50 and p95 milliseconds of a search for ids after a warm-up over the same queries, what
-the searching process holds, and p50 of hybrid search (vector and full text, fused by reciprocal rank). `rerank_ms`: a
-random reranker of 6 layers and hidden size 512 over the first --rerank texts of a query. Prints one JSON line.
+over the queries (`recall_noted` is what `optimize` measured with its own), p50 and p95 milliseconds of a search for ids
+after a warm-up over the same queries, what the searching process holds, and p50 and p95 of hybrid search (vector and
+full text, fused by reciprocal rank). `rerank_p50_ms`: a random reranker of 6 layers and hidden size 512 over --rerank
+texts, which comes on top. Prints one JSON line.
 """
 
 from __future__ import annotations
