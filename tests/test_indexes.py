@@ -298,6 +298,16 @@ def test_exact_neighbours_are_those_of_brute_force(address):
     assert np.allclose(np.sort(cosines, axis=1)[:, -10], drawn.tenth_Q, atol=1e-5)
 
 
+def test_queries_where_hardly_any_row_has_a_vector(address, monkeypatch):
+    """As if the draws had met none."""
+    dataset = add(address, clustered(400), without=300).dataset
+    monkeypatch.setattr(recall, "DRAWS", 0)
+    drawn = recall.sample(dataset)
+    assert len(drawn.own_Q) == 64
+    assert drawn.own_Q.min() >= 300
+    assert recall.recall(dataset, drawn, 1, None).min() == 1
+
+
 def test_recall_of_exact_search_is_one_also_among_copies(address):
     """Thirty copies of each text: which of them are found says nothing, and a row is not its own neighbour."""
     vectors = np.repeat(clustered(40), 30, axis=0)
