@@ -73,6 +73,12 @@ def _draw(dataset: Any, chance: np.random.Generator) -> tuple[np.ndarray, np.nda
         own.append(ids_B)
         if sum(map(len, own)) >= QUERIES:
             break
+    if sum(map(len, own)) < QUERIES:  # hardly any row has a vector: the first ones that do
+        only = f"{COLUMN} IS NOT NULL"
+        rest = dataset.to_table(columns=[COLUMN], filter=only, with_row_id=True, limit=QUERIES)
+        vectors_BD, ids_B = _vectors(rest)
+        vectors.append(vectors_BD)
+        own.append(ids_B)
     own_Q, first = np.unique(np.concatenate(own), return_index=True)
     picked = chance.permutation(len(own_Q))[:QUERIES]
     return np.concatenate(vectors)[first[picked]], own_Q[picked]

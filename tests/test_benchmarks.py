@@ -106,7 +106,7 @@ def test_replicas():
 
 def test_search():
     size = ("--rows", "1500", "--dimensions", "32", "--queries", "5", "--rerank", "0", "--index", "ivf_sq")
-    found = run("search", *size)
+    found = run("search", *size)["sides"]
     assert found["exact"]["recall"] == 1
     for side in ("ours", "lancedb", "lancedb_refined"):
         assert 0 < found[side]["recall"] <= 1

@@ -298,6 +298,16 @@ def test_exact_neighbours_are_those_of_brute_force(address):
     assert np.allclose(np.sort(cosines, axis=1)[:, -10], drawn.tenth_Q, atol=1e-5)
 
 
+def test_queries_where_hardly_any_row_has_a_vector(address, monkeypatch):
+    """As if the draws had met none."""
+    dataset = add(address, clustered(400), without=300).dataset
+    monkeypatch.setattr(recall, "DRAWS", 0)
+    drawn = recall.sample(dataset)
+    assert len(drawn.own_Q) == 64
+    assert drawn.own_Q.min() >= 300
+    assert recall.recall(dataset, drawn, 1, None).min() == 1
+
+
 def test_recall_of_exact_search_is_one_also_among_copies(address):
     """Thirty copies of each text: which of them are found says nothing, and a row is not its own neighbour."""
     vectors = np.repeat(clustered(40), 30, axis=0)
@@ -327,6 +337,23 @@ def test_fewest():
     for least in range(1, 40):
         assert recall._fewest(lambda n, least=least: n >= least, 39) == least
     assert recall._fewest(lambda n: False, 39) == 39
+
+
+def test_what_is_reported_was_not_chosen_on(monkeypatch):
+    """The settings that suffice for one half of the queries do not for the other; that one counts."""
+    seen = []
+
+    def measured(dataset, part, nprobes, refine_factor):
+        seen.append(set(part.own_Q.tolist()))
+        easy = part.own_Q[0] == 0
+        return np.full(4, 1.0 if easy or nprobes >= 3 else 0.5)
+
+    monkeypatch.setattr(recall, "recall", measured)
+    queries = recall.Sample(np.zeros((8, 4), np.float32), np.arange(8), np.zeros(8, np.float32))
+    found = recall.tune(None, queries, 16, 0.9, codes=True)
+    assert found == Measured(3, 5, 1.0, 0.0, 4)
+    assert seen[0] & seen[-1] == set()
+    assert recall.tune(None, queries, 2, 0.9, codes=True) is None
 
 
 def test_settings_grow_with_the_wanted_recall(address):
@@ -527,7 +554,7 @@ def segments_like_one(address, dataset, executor, kind):
     found = []
     for parts in (whole, apart):
         with segments.trial(address, dataset, parts, []) as tried:
-            found.append([nearest(tried, query, Measured(4, 5, 0, 0, 0)) for query in clustered(40, seed=8)])
+            found.append([nearest(tried, query, Measured(2, 5, 0, 0, 0)) for query in clustered(40, seed=8)])
     assert detached(address) == []
     return found, [exactly(dataset, query) for query in clustered(40, seed=8)]
 
