@@ -505,7 +505,6 @@ def test_what_the_command_refuses(tmp_path, config, mixed, tiny):
     held = ("search", mixed.table.location, "alpha")
     refused(1, "there is no such folder", *held, "--rerank", f"{tmp_path}/nowhere")
     refused(1, "as a reranker only Qwen3-Reranker is supported", *held, "--rerank", "bundled")
-    refused(1, "it has no folder of weights", *held, "--rerank", "fake")
     refused(1, "No field named nosuch", *held, "--mode", "hybrid", "--where", "nosuch = 1")
     with pytest.raises(ConfigError, match="limit is 0, it must be at least 1"):
         Query(limit=0)
