@@ -259,6 +259,12 @@ def test_the_command(tmp_path, built, queries):
     assert "every query is accounted for" in shown.stdout
     assert "58" in shown.stdout
     assert pq.read_metadata(out).num_rows == 59
+    shown = call("status", str(tmp_path / "r")).stdout
+    assert "hits" in shown
+    assert "30 of 30" in shown
+    refused(
+        1, "holds the results of task: search; this needs a table of task: embed", "search", str(tmp_path / "r"), "x"
+    )
 
 
 @pytest.mark.parametrize(

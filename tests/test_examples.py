@@ -88,7 +88,10 @@ def test_numbers_published_for_a_reranker_are_compared_too(quick, searcher, monk
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--weights", "./nowhere"], "there is no such folder"), (["--weights", "fake", "--rerank", "fake"], "no folder")],
+    [
+        (["--weights", "./nowhere"], "there is no such folder"),
+        (["--weights", "fake", "--rerank", "./nowhere"], "there is no such folder"),
+    ],
 )
 def test_weights_that_are_not_there(arguments, words, capsys):
     assert examples.main(arguments) == 1
