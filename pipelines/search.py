@@ -17,6 +17,7 @@ from pipelines.digests import DIGEST_FIELDS
 from pipelines.errors import TableError, VectormillError
 from pipelines.lance_files import TableAddress, reading
 from pipelines.lance_table import LanceTable
+from pipelines.schema import TableMetadata
 from pipelines.status import open_table
 
 REFINE_FACTOR = 10  # with a quantised index: re-rank this many times `limit` candidates by the stored vectors
@@ -38,7 +39,8 @@ class Hit:
 class Searcher:
     """Holds the model and the table open for many queries."""
 
-    def __init__(self, address: TableAddress):
+    def __init__(self, address: TableAddress, reranker: ModelSpec | None = None):
+        self._reranker = reranker
         self._table = open_table(address)
         if self._table.count_rows() == 0:
             raise TableError(f"{address.location} is empty; run `vectormill embed` first")
@@ -58,6 +60,35 @@ class Searcher:
             instruction = self._table.metadata.model["query_instruction"]
         vector = self._embedder.embed_queries([text], instruction)[0]
         return self.search_vector(vector, limit, where)
+
+    @property
+    def metadata(self) -> TableMetadata:
+        return self._table.metadata
+
+    @property
+    def dataset(self) -> Any:
+        return self._table.dataset
+
+    def embed_queries(self, texts: list[str], instruction: str | None = None) -> np.ndarray:
+        """float32 [N, D]"""
+        if instruction is None:
+            instruction = self._table.metadata.model["query_instruction"]
+        return np.asarray(self._embedder.embed_queries(texts, instruction))
+
+    def nearest(self, vector: np.ndarray, limit: int, where: str | None = None, exact: bool = False) -> list[Hit]:
+        query = self._lancedb.search(vector, vector_column_name="vector").distance_type("cosine").limit(limit)
+        query = query.bypass_vector_index() if exact else query.refine_factor(REFINE_FACTOR)
+        rows = query.to_arrow().to_pylist()
+        return [Hit(1.0 - row["_distance"], row["id"], row) for row in rows if row["_distance"] is not None]
+
+    def rerank(
+        self, text: str, hits: list[Hit], instruction: str | None = None, limit: int | None = None
+    ) -> list[Hit]:
+        from actors.reranker import Reranker
+
+        assert self._reranker is not None
+        ranked = Reranker(self._reranker).rank(text, [hit.columns["text"] for hit in hits], instruction, limit)
+        return [hits[one.index] for one in ranked]
 
     def search_vector(self, vector: np.ndarray, limit: int = 10, where: str | None = None) -> list[Hit]:
         """As `search`, for a query vector [dimensions] float32 of unit length."""
