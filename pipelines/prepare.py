@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 
@@ -108,6 +109,16 @@ def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
     return table.model["resolved_revision"] or model.revision
 
 
+def beside_the_model(job: JobConfig) -> dict[str, Any]:
+    """What of the job, besides its model, changes a vector; with `actors.recipe.identity` it makes the fingerprint."""
+    return {
+        "vector_dtype": job.table.vector_dtype,
+        "id": job.corpus.id,
+        "text": job.corpus.text,
+        "chunking": job.chunking.model_dump() if job.chunking else None,
+    }
+
+
 def uses_gpu(job: JobConfig, executor: Executor) -> bool:
     """Whether replicas compute on GPUs."""
     return executor.gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
@@ -151,10 +162,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False) -> P
         digest=facts["weights"],  # a replica whose files differ refuses to work
         tokenizer_digest=facts["tokenizer"],
     )
-    facts["vector_dtype"] = job.table.vector_dtype
-    facts["id"] = job.corpus.id
-    facts["text"] = job.corpus.text
-    facts["chunking"] = job.chunking.model_dump() if job.chunking else None
+    facts |= beside_the_model(job)
     _check_chunking(job, facts["max_tokens"])
     _check_instruction(job, spec)
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
