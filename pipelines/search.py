@@ -81,9 +81,7 @@ class Searcher:
         rows = query.to_arrow().to_pylist()
         return [Hit(1.0 - row["_distance"], row["id"], row) for row in rows if row["_distance"] is not None]
 
-    def rerank(
-        self, text: str, hits: list[Hit], instruction: str | None = None, limit: int | None = None
-    ) -> list[Hit]:
+    def rerank(self, text: str, hits: list[Hit], instruction: str | None = None, limit: int | None = None) -> list[Hit]:
         from actors.reranker import Reranker
 
         assert self._reranker is not None
