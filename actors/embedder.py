@@ -68,6 +68,11 @@ class Embedder:
         if published := goldens.hub_id(spec):
             goldens.check_embedder(self, published, self._model.dtype)
 
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether `embed_queries` takes an instruction; "" (no prompt at all) every model takes."""
+        return self._tokenizer.takes_instruction
+
     def embed(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Vectors float32 [N, D] of N >= 0 sequences, in their order; none may be empty.
 

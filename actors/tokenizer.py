@@ -86,11 +86,16 @@ class TextTokenizer:
         if instruction == "":
             prompt = ""
         elif instruction is not None:
-            if INSTRUCTED_PROMPT.match(prompt) is None:
+            if not self.takes_instruction:
                 raise ModelError("this model takes no instruction: its recipe's query prompt has no place for one")
             prompt = INSTRUCTED_PROMPT.sub(lambda _: f"Instruct: {instruction}", prompt, count=1)
         self._check_room(prompt)
         return self._encode(texts, prompt)
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether the recipe's query prompt has a place for an instruction."""
+        return INSTRUCTED_PROMPT.match(self._query_prompt) is not None
 
     def token_spans(self, text: str) -> np.ndarray:
         """Where the text's own tokens stand, in characters from start to end, int32 [n, 2].

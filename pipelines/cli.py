@@ -78,6 +78,7 @@ Overrides = Annotated[
 ]
 Task = Literal["embed", "rerank"]
 Vectors = Literal["exact", "rounded"]
+SearchMode = Literal["vector", "text", "hybrid"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -163,16 +164,39 @@ def search(
     override: Overrides = None,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")] = 5,
     where: Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")] = None,
+    mode: Annotated[
+        SearchMode, typer.Option(help="By meaning, by words (needs a full-text index), or by both, fused by rank.")
+    ] = "vector",
+    rerank: Annotated[
+        str | None,
+        typer.Option(metavar="WEIGHTS", help="Order what is found by this Qwen3-Reranker: hub id or folder."),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="How many passages are found for --rerank and --mode hybrid to choose from.")
+    ] = 100,
     instruction: Annotated[str | None, typer.Option(help="Task instruction for models that take one.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, whatever the index.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find passages by meaning, with the table's own model and prompt.
+    """Find passages by meaning, with the table's own model and prompt; if asked, by words too, and reranked.
 
     Example: vectormill search configs/demo.yaml "compress a file" -k 3"""
-    from pipelines.search import Searcher
+    from pipelines.search import Query, Searcher
 
-    hits = Searcher(_address(table, override)).search(text, limit, where, instruction)
-    found = {"query": text, "hits": [asdict(hit) for hit in hits]}
+    address = _address(table, override)
+    query = Query(limit, where, instruction, mode, candidates, exact)
+    query.depth(rerank is not None)  # before a model is loaded
+    reranker = ModelSpec(rerank, s3=address.storage.for_weights()) if rerank is not None else None
+    searcher = Searcher(address, reranker, embeds=mode != "text")
+    outside = {kind: n for kind, n in searcher.unindexed(mode).items() if n and not (exact and kind == "vector")}
+    for kind, rows in outside.items():
+        Display().say(
+            f"{rows:,} rows are not in the {kind} index yet; they are searched too, more slowly. `vectormill optimize` "
+            "adds them."
+        )
+    hits = searcher.search(text, query)
+    how = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
+    found = {**how, "hits": [asdict(hit) for hit in hits]}
     _print(as_json, found, lambda console: report.hits(console, text, hits))
 
 
@@ -237,8 +261,7 @@ def doctor(
     Example: vectormill doctor --weights Qwen/Qwen3-Embedding-0.6B"""
     from actors.doctor import examine
 
-    storage = {k: str(v) for k, v in StorageConfig().model_dump().items() if v is not None}
-    spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=tuple(sorted(storage.items())))
+    spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=StorageConfig().for_weights())
     diagnosis = examine(spec, task, goldens)
     _print(as_json, diagnosis.to_dict(), lambda console: report.diagnosis(console, diagnosis.lines()))
     _exit_unless(diagnosis.ok)

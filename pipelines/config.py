@@ -209,6 +209,10 @@ class StorageConfig(Section):
     anonymous: bool = False
     """Read public buckets without credentials."""
 
+    def for_weights(self) -> tuple[tuple[str, str], ...]:
+        """How `s3://` weights are reached, as ModelSpec.s3 takes it."""
+        return tuple(sorted((k, str(v)) for k, v in self.model_dump().items() if v is not None))
+
 
 class ReplicaRange(Section):
     """A pool that grows and shrinks with the cluster."""

@@ -21,7 +21,7 @@ from pipelines.config import load_job
 from pipelines.display import Display
 from pipelines.embed import embed
 from pipelines.lance_files import TableAddress
-from pipelines.search import Searcher
+from pipelines.search import Query, Searcher
 
 JOB = "configs/demo.yaml"
 CORPUS = Path("demo/corpus")
@@ -84,7 +84,7 @@ def main() -> None:
     searcher = Searcher(TableAddress(job.table.location, job.storage))
     for number, question in enumerate(QUESTIONS, 3):
         console.print(f'{number}. vectormill search {JOB} "{question}" -k 3')
-        report.hits(console, question, searcher.search(question, limit=3))
+        report.hits(console, question, searcher.search(question, Query(limit=3)))
     console.print(f"done in {time.monotonic() - started:.0f} s. Run it again: nothing is embedded twice. Then try")
     console.print(f'  .venv/bin/vectormill search {JOB} "your own question"')
     console.print(f"  .venv/bin/vectormill verify {JOB}")

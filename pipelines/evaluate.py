@@ -33,6 +33,7 @@ from pipelines.lance_files import TableAddress, reading
 from pipelines.prepare import beside_the_model, model_spec
 from pipelines.schema import TableMetadata
 from pipelines.search import Hit, Searcher
+from pipelines.status import open_table
 
 SCORES_AT_ONCE = 1 << 24  # bounds a part of the table: 64 MB of float32 scores
 LEAST_ROWS = 1024  # of a part
@@ -77,9 +78,10 @@ def evaluate(job: JobConfig, request: Request, display: Display) -> dict[str, An
     if request.out is not None:
         _make_folder(request.out)
     address = TableAddress(job.table.location, job.storage)
-    storage = tuple(sorted((k, str(v)) for k, v in job.storage.model_dump().items() if v is not None))
-    searcher = Searcher(address, ModelSpec(request.rerank, s3=storage) if request.rerank else None)
-    check_same_space(job, searcher.metadata)
+    check_same_space(job, open_table(address).metadata)  # before a model is loaded
+    searcher = Searcher(
+        address, ModelSpec(request.rerank, s3=job.storage.for_weights()) if request.rerank is not None else None
+    )
     with reading(address):
         found = {"table": address.location, **_evaluate(searcher, collection, request, display)}
     if request.out is not None:
@@ -173,7 +175,7 @@ class _Store:
             first.append(Stage("index", [documents for documents, _ in found], 1000 * median))
         for stage in first:
             yield stage
-            if self._request.rerank:
+            if self._request.rerank is not None:
                 yield self._reranked(stage)
 
     def _documents(self, at: int, exact: bool) -> tuple[list[int], float]:

@@ -82,7 +82,6 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
 
     What the job leaves open an existing table has settled: it must depend neither on the machine that resumes nor on
     what a branch has become since. For a new table on CPUs this machine's decides the dtype, by timing."""
-    storage = {k: str(v) for k, v in job.storage.model_dump().items() if v is not None}
     budget = job.run.token_budget
     dtype, force_float16 = job.model.dtype, job.model.force_float16
     if table is not None and dtype == "auto":
@@ -96,7 +95,7 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
         prompt=job.model.prompt,
         token_budget=None if budget == "auto" else int(budget),
         device="cuda" if on_gpu else "cpu",
-        s3=tuple(sorted(storage.items())),
+        s3=job.storage.for_weights(),
         force_float16=force_float16,
     )
     return replace(spec, dtype=spec.resolve_dtype())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,6 +11,9 @@ from rich.text import Text
 
 from pipelines.certificate import Certificate
 from pipelines.display import duration
+
+if TYPE_CHECKING:  # search imports Lance and numpy; `vectormill --help` needs neither
+    from pipelines.search import Hit
 
 SNIPPET = 200
 
@@ -174,15 +177,35 @@ def diagnosis(console: Console, lines: list[tuple[bool | None, str]]) -> None:
         console.print(line, style=style, markup=False, soft_wrap=True)
 
 
-def hits(console: Console, query: str, found: list[Any]) -> None:
+def hits(console: Console, query: str, found: list[Hit]) -> None:
+    """What a search found: the score that orders the list, the id, where it comes from, the text and the columns."""
     console.print(f"{query}", style="bold", markup=False)
     if not found:
         console.print("  nothing found")
+    cut = any(hit.chunk for hit in found)
     for hit in found:
-        console.print(Text(f"  {hit.score:.3f}  ", style="cyan") + Text(hit.id, style="bold"), soft_wrap=True)
-        for name, value in hit.columns.items():
-            if name in ("_chunk", "_start", "_end") or value is None:
+        line = Text(f"  {hit.score:.3f}  ", style="cyan") + Text(hit.id, style="bold")
+        console.print(line + Text(_origin(hit, cut), style="dim"), soft_wrap=True)
+        shown = {"text": hit.text, **hit.columns} if hit.text else hit.columns
+        for name, value in shown.items():
+            if value is None or (name != "text" and hit.text and _repeats(value, hit.text)):
                 continue
             text = " ".join(str(value).split())
-            shown = text if len(text) <= SNIPPET else text[: SNIPPET - 1] + "…"
-            console.print(Padding(Text(f"{name}: {shown}", style="dim"), (0, 0, 0, 9), expand=False))
+            snippet = text if len(text) <= SNIPPET else text[: SNIPPET - 1] + "…"
+            console.print(Padding(Text(f"{name}: {snippet}", style="dim"), (0, 0, 0, 9), expand=False))
+
+
+def _origin(hit: Hit, cut: bool) -> str:
+    """`   similarity 0.412, 7th before reranking; passage 2, characters 1,204 to 2,311`, as far as it says anything."""
+    said = [f"similarity {hit.similarity:.3f}"] if hit.similarity not in (None, hit.score) else []
+    if hit.relevance is not None:
+        said.append(f"was number {hit.first_rank}")
+    if cut:
+        said.append(f"passage {hit.chunk}, characters {hit.start:,} to {hit.end:,}")
+    return "   " + ", ".join(said) if said else ""
+
+
+def _repeats(value: Any, text: str) -> bool:
+    """Whether a carried column is long and says the passage again: its beginning is in it, or it holds all of it."""
+    start = SNIPPET // 4
+    return isinstance(value, str) and len(value) > start and (value[:start] in text or text in value)

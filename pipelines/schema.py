@@ -28,6 +28,7 @@ import pyarrow as pa
 from pipelines.digests import DIGEST_FIELDS
 
 METADATA_KEY = b"vectormill"
+TEXT_MARK = {METADATA_KEY: b"text"}  # on the field that holds the embedded text, whatever its name
 FORMAT_VERSION = 2  # 1 had no digests
 
 REASONS = {
@@ -64,7 +65,7 @@ def table_schema(
 ) -> pa.Schema:
     """Schema of the Lance table, with the fingerprint in its metadata (so that both are created in one commit)."""
     element = pa.float16() if vector_dtype == "float16" else pa.float32()
-    text = [pa.field(text_column, pa.string())] if text_column else []
+    text = [pa.field(text_column, pa.string(), metadata=TEXT_MARK)] if text_column else []
     return pa.schema(
         [
             pa.field("id", pa.string()),
@@ -85,6 +86,13 @@ def table_schema(
         ],
         metadata={METADATA_KEY: metadata.to_json().encode()},
     )
+
+
+def text_column_of(schema: pa.Schema) -> str | None:
+    """The column of a vectormill table that holds the embedded texts; None if they are not stored, or the table was
+    made by a release that did not mark the column and it is not called "text" (which no carried column can be)."""
+    marked = (field.name for field in schema if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY])
+    return next(marked, "text" if "text" in schema.names else None)
 
 
 @dataclass(frozen=True)

