@@ -232,6 +232,37 @@ def search(
 
 
 @app.command()
+def evaluate(
+    job: JobFile,
+    beir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Judged queries in BEIR layout: queries.jsonl and qrels/SPLIT.tsv.")
+    ],
+    override: Overrides = None,
+    split: Annotated[str, typer.Option(help="Which file of DIR/qrels.")] = "test",
+    rerank: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="Also rerank: folder, hub id or s3:// of a Qwen3-Reranker.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Passages of each list to rerank.")] = 100,
+    instruction: Annotated[str | None, typer.Option(help="Task instruction for models that take one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write evaluation.html and evaluation.json there.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure search on judged queries, exact, by index and reranked, and what smaller vectors would lose.
+
+    Example: vectormill evaluate configs/demo.yaml --beir my-queries --out evaluation"""
+    from pipelines.evaluate import Request
+    from pipelines.evaluate import evaluate as run
+    from pipelines.evaluation import terminal
+
+    request = Request(beir, split, rerank, candidates, instruction, out)
+    result = run(load_job(job, override or ()), request, Display(quiet))
+    _print(as_json, result, lambda console: terminal.show(console, result))
+
+
+@app.command()
 def optimize(
     table: Target,
     override: Overrides = None,
