@@ -112,9 +112,11 @@ class EmbedRun:
             try:
                 for wave in waves(packed, sizing.bundles_per_wave(self.replicas.max), sizing.UNITS_PER_WAVE):
                     self._wave(wave, committer)
-            except (KeyboardInterrupt, VectormillError):
+            except (KeyboardInterrupt, VectormillError) as stop:
                 if done := committer.commit():  # what is written need not be embedded again
                     self.metrics.committed(done)
+                if isinstance(stop, VectormillError):
+                    self.table.check_not_superseded()  # a newer run removes files that this one is writing: its orphans
                 raise
 
     def _say_what_was_found(self, state: Checkpoint) -> None:

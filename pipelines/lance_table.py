@@ -145,6 +145,11 @@ class LanceTable:
         metadata = [FragmentMetadata.from_json(fragment) for fragment in fragments]
         self._commit_fenced(lambda: self._transaction(metadata, properties))
 
+    def check_not_superseded(self) -> None:
+        """Raises Superseded if a newer run has taken over; says nothing when the store cannot be asked."""
+        with contextlib.suppress(*STORE_ERRORS):
+            self._landed_since(self._dataset.version, set())
+
     def delete_shards(self, shards: Sequence[int], properties: Mapping[str, str]) -> int:
         """Remove all rows of these shards in one fenced transaction; returns the number of records removed."""
         predicate = f"_shard IN ({', '.join(str(s) for s in shards)})"

@@ -471,6 +471,25 @@ def test_two_drivers_one_table(tmp_path, corpus):
     assert len(rows(config)) == len(set(ids(config))) == 120
 
 
+def test_a_run_whose_file_the_newer_one_took_for_an_orphan_says_superseded(tmp_path, corpus, monkeypatch):
+    """Not that its table cannot be written: the store is well."""
+    config = job(tmp_path)
+    real, newer = stages.write_rows, []
+
+    def overtaken(address, rows):
+        if newer:
+            return real(address, rows)
+        newer.append(None)
+        newer.append(run(config))
+        raise OSError("LanceError(IO): failed to persist temp file")
+
+    monkeypatch.setattr(stages, "write_rows", overtaken)
+    with pytest.raises(Superseded, match="superseded by run"):
+        run(config)
+    assert newer[1].adds_up
+    assert len(rows(config)) == 120
+
+
 def test_new_driver_keeps_what_the_old_one_committed(tmp_path, corpus, monkeypatch):
     config = job(tmp_path)
     stop_after(monkeypatch, commits=3)
