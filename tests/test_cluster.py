@@ -29,7 +29,7 @@ DRIVER = textwrap.dedent(
     """
     import sys, time
     import ray
-    from pipelines import cli, embed, ray_executor, stages, watch
+    from pipelines import cli, ray_executor, stages, tasks, watch
 
     watch.PATIENCE_SECONDS = 5.0
     ray_executor.LOOK_SECONDS = 1.0
@@ -49,7 +49,7 @@ DRIVER = textwrap.dedent(
 
         return embed
 
-    embed.embedder = noting
+    tasks.embedder = noting
     sys.argv = ["vectormill", "embed", sys.argv[1], "--json"]
     cli.main()
     """

@@ -8,8 +8,7 @@ import threading
 import pytest
 from jobs import Said, ids, job, run, write_parquet
 
-from pipelines import deadline, stages
-from pipelines import embed as embed_module
+from pipelines import deadline, stages, tasks
 from pipelines.errors import VectormillError
 from pipelines.executor import Parcel
 from pipelines.plan import Unit
@@ -91,7 +90,7 @@ def hanging_embedder(spec, hang, poison):
 def test_inline_a_hang_ends_the_run_and_names_the_rows(tmp_path, monkeypatch, hang):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, run={"stage_timeout_seconds": SHORT, "commit_every_seconds": 60})
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: hanging_embedder(spec, hang, "d90"))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: hanging_embedder(spec, hang, "d90"))
     with pytest.raises(VectormillError, match=r"part-2.parquet rows 0 to 16: embed: not done after 3 s") as caught:
         run(config)
     assert caught.value.exit_code == 1

@@ -14,8 +14,7 @@ import ray
 import yaml
 from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
-from pipelines import embed as embed_module
-from pipelines import ray_executor
+from pipelines import ray_executor, tasks
 from pipelines.certificate import differences
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError, VectormillError
@@ -116,7 +115,7 @@ def dying_embedder(spec, marker=None, poison=None):
 def test_killed_replica_is_replaced(tmp_path, executor, monkeypatch):
     write_parquet(tmp_path / "corpus")
     marker = str(tmp_path / "died")
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: dying_embedder(spec, marker=marker))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: dying_embedder(spec, marker=marker))
     config = ray_job(tmp_path)
     assert run(config, executor).adds_up
     assert os.path.exists(marker)
@@ -131,7 +130,7 @@ def inline_rows_unpatched(tmp_path, monkeypatch):
 def test_row_that_kills_its_replica_is_recorded(tmp_path, executor, monkeypatch):
     """Tried three times, then halved until the row is found; all others are embedded in the same run."""
     write_parquet(tmp_path / "corpus", shards=2, rows=16)
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: dying_embedder(spec, poison="d5"))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: dying_embedder(spec, poison="d5"))
     config = ray_job(tmp_path, run={"rows_per_unit": 4})
     said = Said()
     certificate = EmbedRun(prepare(config, executor), executor, said).run()

@@ -17,6 +17,7 @@ from jobs import Said, ids, job, rows, run, write_parquet
 from actors.fake import FakeModel
 from actors.spec import DeviceOutOfMemory
 from pipelines import embed as embed_module
+from pipelines import tasks
 from pipelines.errors import Incomplete, VectormillError
 from pipelines.executor import InlineExecutor
 from pipelines.stages import embedder
@@ -28,7 +29,7 @@ def _pickle_this_module():
 
 
 def faulty(monkeypatch, make, **how):
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: make(spec, **how))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: make(spec, **how))
 
 
 def check(config, tmp_path, monkeypatch):
@@ -193,11 +194,11 @@ def slow(function):
 
 def test_killed_readers_tokenisers_replicas_and_writers_lose_nothing(tmp_path, executor, monkeypatch):
     write_parquet(tmp_path / "corpus", shards=6)
-    real_reader, real_tokenise, real_write = embed_module.reader, embed_module.Tokenise, embed_module.Write
+    real_reader, real_tokenise, real_write = embed_module.reader, tasks.Tokenise, embed_module.Write
     monkeypatch.setattr(embed_module, "reader", lambda *how: slow(real_reader(*how)))
-    monkeypatch.setattr(embed_module, "Tokenise", lambda *how: slow(real_tokenise(*how)))
+    monkeypatch.setattr(tasks, "Tokenise", lambda *how: slow(real_tokenise(*how)))
     monkeypatch.setattr(embed_module, "Write", lambda *how: slow(real_write(*how)))
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: slow(embedder(spec)))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: slow(embedder(spec)))
     kinds = ["MapBatches(read)", "MapBatches(tokenise)", "MapBatches(Replica)", "MapBatches(write)"]
     killed, over = [], threading.Event()
     killer = threading.Thread(target=kill_one_of_each, args=(kinds, killed, over))

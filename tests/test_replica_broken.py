@@ -7,8 +7,7 @@ import ray
 from jobs import Said, ids, job, rows, run, write_parquet
 
 from actors.spec import ReplicaBroken
-from pipelines import embed as embed_module
-from pipelines import stages
+from pipelines import stages, tasks
 from pipelines.embed import EmbedRun
 from pipelines.errors import VectormillError
 from pipelines.executor import InlineExecutor, Parcel, call
@@ -42,7 +41,7 @@ def breaking_embedder(spec, marker=None, poison=None):
 
 
 def patched(monkeypatch, **how):
-    monkeypatch.setattr(embed_module, "embedder", lambda spec: breaking_embedder(spec, **how))
+    monkeypatch.setattr(tasks, "embedder", lambda spec: breaking_embedder(spec, **how))
 
 
 def ray_job(tmp_path, rows_per_unit):
