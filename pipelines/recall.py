@@ -135,7 +135,8 @@ def tune(dataset: Any, queries: Sample, partitions: int, min_recall: float, code
 
     Half of the loss that is allowed goes to partitions that are not probed, the rest to codes. Chosen on one half of
     the queries, measured on the other: the settings that just reach it on the half they were chosen with tend to be
-    lucky there. Where the other half falls short the settings are raised until it does not."""
+    lucky there. There the whole 95 % interval must be above `min_recall`, so that other queries find as much; where it
+    is not the settings are raised until it is."""
     choosing, measuring = queries.half(0), queries.half(1)
     most = REFINE_FACTORS[-1] if codes else None
     least = (1 + min_recall) / 2
@@ -145,8 +146,8 @@ def tune(dataset: Any, queries: Sample, partitions: int, min_recall: float, code
     step = ladder.index(next(reached, most))
     while True:
         recall_Q = recall(dataset, measuring, nprobes, ladder[step])
-        if recall_Q.mean() >= min_recall:
-            margin = 1.96 * float(recall_Q.std(ddof=1)) / len(recall_Q) ** 0.5
+        margin = 1.96 * float(recall_Q.std(ddof=1)) / len(recall_Q) ** 0.5
+        if recall_Q.mean() - margin >= min_recall:
             return Measured(nprobes, ladder[step], float(recall_Q.mean()), margin, len(recall_Q))
         if nprobes == partitions and step == len(ladder) - 1:
             return None

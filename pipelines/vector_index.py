@@ -132,7 +132,7 @@ class VectorIndex:
         """Bring the index up to date: kept or updated; None if it no longer reaches the recall."""
         index = next(index for index in vector_indexes(self.dataset) if index.name == record.name)
         outside = rows_outside(self.dataset, [index])
-        if not outside and record.recall >= self.wanted.min_recall:
+        if not outside and record.recall - record.recall_margin >= self.wanted.min_recall:
             return "kept"
         new: list[Any] = []
         removed: list[Any] = []

@@ -339,14 +339,16 @@ def test_fewest():
     assert recall._fewest(lambda n: False, 39) == 39
 
 
-def test_what_is_reported_was_not_chosen_on(monkeypatch):
-    """The settings that suffice for one half of the queries do not for the other; that one counts."""
+@pytest.mark.parametrize("too_little", [[0.5] * 4, [1, 1, 1, 0.8]])
+def test_what_is_reported_was_not_chosen_on(monkeypatch, too_little):
+    """The settings that suffice for one half of the queries do not for the other; that one counts, and of it not the
+    mean (0.95 for a wish of 0.9) but the lower end of its interval."""
     seen = []
 
     def measured(dataset, part, nprobes, refine_factor):
         seen.append(set(part.own_Q.tolist()))
         easy = part.own_Q[0] == 0
-        return np.full(4, 1.0 if easy or nprobes >= 3 else 0.5)
+        return np.ones(4) if easy or nprobes >= 3 else np.array(too_little)
 
     monkeypatch.setattr(recall, "recall", measured)
     queries = recall.Sample(np.zeros((8, 4), np.float32), np.arange(8), np.zeros(8, np.float32))
@@ -458,7 +460,7 @@ def test_segments_are_merged_as_they_come(address):
     add(address, clustered(1600))
     fitted(address, index="ivf_flat")
     counts = []
-    for night in range(6):
+    for night in range(4):
         add(address, clustered(100, seed=10 + night))
         counts.append(fitted(address, index="ivf_flat")["segments"])
     assert max(counts) <= 3
@@ -810,7 +812,7 @@ def test_optimize_as_a_command(address):
     assert done.exit_code == 0, done.output
     for words in ("built: IVF_SQ", "recall@10", "the limit is 1 GB", "id built, text built"):
         assert words in done.stdout, done.stdout
-    again = command("optimize", address.location, "--json", "--quiet")
+    again = command("optimize", address.location, "--min-recall", "0.9", "--json", "--quiet")
     assert json.loads(again.stdout)["index"]["action"] == "kept"
 
 
