@@ -63,6 +63,7 @@ def _optimize(address: TableAddress, display: Display, wanted: Wanted, job: JobC
     dataset = address.open()
     display.say("removing versions older than an hour, and unreferenced files older than 7 days")
     cleaned = dataset.cleanup_old_versions(older_than=KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+    segments.sweep(address, KEEP_VERSIONS_FOR)
     return {
         "table": address.location,
         "fragments_before": before,

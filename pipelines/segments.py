@@ -19,11 +19,13 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 from lance.commit import CommitConflictError
 from lance.dataset import Index
 from lance.indices import IndicesBuilder
@@ -130,7 +132,16 @@ def trial(
         yield tried
     finally:
         files, root = filesystem_for(address.location, address.storage)
-        files.delete_file(f"{root}/_versions/d{tried.version}.manifest")  # cleaning up old versions would leave it
+        with contextlib.suppress(FileNotFoundError):  # swept by another optimize, hours later
+            files.delete_file(f"{root}/_versions/d{tried.version}.manifest")
+
+
+def sweep(address: TableAddress, older_than: timedelta) -> None:
+    """Delete the manifests of trials that were killed: cleaning up old versions leaves them."""
+    files, root = filesystem_for(address.location, address.storage)
+    for found in files.get_file_info(pafs.FileSelector(f"{root}/_versions")):
+        if re.fullmatch(r"d\d+\.manifest", found.base_name) and found.mtime < datetime.now(UTC) - older_than:
+            files.delete_file(found.path)
 
 
 def discard(address: TableAddress, segments: Sequence[Index]) -> None:

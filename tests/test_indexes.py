@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -687,6 +688,17 @@ maintain.optimize(TableAddress({address.uri!r}, StorageConfig()), Display(quiet=
     assert (found["action"], found["unindexed_rows"]) == ("built", 0)
     assert overlap(address.open(), tuning_of(address.open()), clustered(30, seed=9)) > 0.9
     assert len(records_of(address.open())) <= 2
+
+
+def test_trials_of_killed_optimizes_are_swept(address):
+    add(address, clustered(20))
+    versions = Path(address.uri) / "_versions"
+    for name, hours in [("d17446744073709551613", 2), ("d17446744073709551614", 0)]:
+        (versions / f"{name}.manifest").write_bytes(b"")
+        os.utime(versions / f"{name}.manifest", (time.time() - 3600 * hours,) * 2)
+    assert status(address)["versions_kept"] == address.open().version
+    fitted(address)
+    assert detached(address) == ["d17446744073709551614.manifest"]
 
 
 def test_two_optimizes_at_once_are_one_message(address, monkeypatch):
