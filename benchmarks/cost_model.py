@@ -28,8 +28,8 @@ UNIT_IN_WAVE_BYTES, BUNDLE_BYTES = 1_000, 5_000  # what Ray keeps for an item of
 DRIVER_BYTES = 300e6  # scale.py: a driver with Ray and nothing to do
 # When Ray was chosen: 14 to 18 ms of the driver's one thread a unit of four stages, on a quiet machine.
 UNITS_PER_SECOND = 60.0
-# engine.py: 23 us to read, tokenise with fastokens and write 1024 x float32; scale.py: Ray adds 50.
-CORE_SECONDS_PER_ROW = 73e-6
+# engine.py: 36 us to read, tokenise with fastokens, digest and write 1024 x float32; scale.py: Ray adds 40.
+CORE_SECONDS_PER_ROW = 76e-6
 
 # ---------------------------------------------------------------------- assumed
 
