@@ -8,9 +8,9 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 demo: .venv/run.done
 	$(BIN)/python -m pipelines.demo
 
-# Two processes, a file's tests in one of them: most of the time goes into single-threaded starts of Ray and torch.
+# Three processes, a file's tests in one of them: much of the time is waiting, for starts of Ray, retries and time-outs.
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: .venv/dev.done
 	$(BIN)/ruff check .

@@ -45,7 +45,6 @@ R = TypeVar("R")
 
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
-CLOSE_SECONDS = 10.0  # without a head
 INIT_DEATHS = 3  # of replicas that die while they start, one after the other, before the run ends
 MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
 NOTICED_SECONDS = 60.0  # for Ray to notice that a node died
@@ -192,15 +191,13 @@ class RayExecutor:
         )
 
     def close(self) -> None:
-        (closing := threading.Thread(target=_shut_down, daemon=True, name="close")).start()
-        # Without a head Ray waits for answers that cannot come, and then ends this process with another exit code.
-        closing.join(CLOSE_SECONDS if self._head_lost else None)
-
-
-def _shut_down() -> None:
-    # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
-    with contextlib.suppress(OSError, ray.exceptions.RayError):
-        ray.shutdown()
+        if self._head_lost:
+            # Ray would wait for answers that cannot come; and the thread that still asks it for results would find it
+            # shut down, upon which Ray ends the process: exit code 1, and not a word of why.
+            return
+        # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
+        with contextlib.suppress(OSError, ray.exceptions.RayError):
+            ray.shutdown()
 
 
 def _named(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
