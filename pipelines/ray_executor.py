@@ -57,6 +57,8 @@ class RayExecutor:
 
     replicas: how many a local Ray must have room for."""
 
+    _left_open = False  # by the last executor of this process, see close
+
     def __init__(self, address: str | None, replicas: int = 1):
         self._own = address is None
         log_level = logging.ERROR
@@ -71,6 +73,9 @@ class RayExecutor:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is not None and address != "auto":
             must_answer(address)
+        if RayExecutor._left_open:
+            ray.shutdown()
+            RayExecutor._left_open = False
         try:
             ray.init(**options)
         except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
@@ -83,6 +88,7 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(log_level)
         self._head: str = ray.get_runtime_context().gcs_address
         self._head_lost = False
+        self._unfinished = 0  # executions whose results were not all taken
 
     @property
     def gpus(self) -> int:
@@ -158,6 +164,7 @@ class RayExecutor:
         for stage in stages:
             stream = _apply(stream, stage)
         batches = stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        self._unfinished += 1
         heard = time.monotonic()
         try:
             for batch in with_ticks(batches, lambda: LOOK_SECONDS):
@@ -168,6 +175,7 @@ class RayExecutor:
                 if batch is not None:
                     watch.came()
                     yield from decode(batch)
+            self._unfinished -= 1
         except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
             if not answers(self._head):
                 self._head_is_lost()
@@ -191,9 +199,13 @@ class RayExecutor:
         )
 
     def close(self) -> None:
-        if self._head_lost:
-            # Ray would wait for answers that cannot come; and the thread that still asks it for results would find it
-            # shut down, upon which Ray ends the process: exit code 1, and not a word of why.
+        """Shut Ray down, if nothing is left to come of it.
+
+        After a run that failed or was stopped, threads of Ray Data still ask for its results. One that finds Ray shut
+        down ends this process on the spot, with 1 for an exit code and not a word of why. So Ray goes with the process
+        then, or when the next executor is made here."""
+        if self._unfinished:
+            RayExecutor._left_open = True
             return
         # A pipe that breaks while Ray's processes end must not take the place of why the run ended.
         with contextlib.suppress(OSError, ray.exceptions.RayError):

@@ -28,9 +28,9 @@ WRITING = textwrap.dedent(
 )
 
 
-def embed(script, folder):
+def embed(script, folder, **run):
     write_parquet(folder / "corpus")
-    (folder / "job.yaml").write_text(yaml.safe_dump(job(folder).model_dump(mode="json")))
+    (folder / "job.yaml").write_text(yaml.safe_dump(job(folder, run=run).model_dump(mode="json")))
     command = [sys.executable, "-c", script, str(folder / "job.yaml")]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -66,5 +66,32 @@ READING = textwrap.dedent(
 
 def test_a_stop_that_comes_back_as_an_error_of_arrow_is_a_stop(tmp_path):
     done = embed(READING, tmp_path)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped. What is committed stays" in done.stderr
+
+
+# A thread of Ray Data that finds Ray shut down ends the process with 1. Here it has the time to.
+SHUT_DOWN = textwrap.dedent(
+    """
+    import os, signal, sys, time
+    import ray
+    from pipelines import cli
+    from pipelines.lance_table import LanceTable
+    real = ray.shutdown
+
+    def and_wait():
+        real()
+        time.sleep(10)
+
+    ray.shutdown = and_wait
+    LanceTable.commit = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
+    cli.main()
+    """
+)
+
+
+def test_threads_that_still_ask_ray_do_not_end_a_stopped_run(tmp_path):
+    done = embed(SHUT_DOWN, tmp_path, engine="ray", rows_per_unit=4)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped. What is committed stays" in done.stderr
