@@ -15,6 +15,7 @@ pylance. A plain Append duplicates rows when a driver is killed or a commit's an
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 import uuid
 from collections import Counter
@@ -40,6 +41,7 @@ from pipelines.storage import filesystem_for
 FENCE_ID = 2**31 - 1
 RUN_PROPERTY = "vectormill.run"
 COMMIT_ATTEMPTS = 6
+FENCE_ATTEMPTS = 40  # each time another run came first; of those that were there before, each but one stops then
 
 
 def _opened(address: TableAddress) -> lance.LanceDataset | None:
@@ -125,12 +127,13 @@ class LanceTable:
         self._run = run
         attempts = Attempts("taking the fence", self.address.location)
         conflicts = 0
-        while conflicts < COMMIT_ATTEMPTS:
+        while conflicts < FENCE_ATTEMPTS:
             try:
                 self._dataset = lance.LanceDataset.commit(self._dataset, self._transaction([], properties))
                 return
             except CommitConflictError:
                 conflicts += 1
+                time.sleep(random.uniform(0, min(0.02 * 2**conflicts, 1)))  # several that start together take turns
             except OSError as bad:
                 attempts.failed(bad)
             # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
