@@ -9,8 +9,9 @@ demo: .venv/run.done
 	$(BIN)/python -m pipelines.demo
 
 # Three processes, a file's tests in one of them: much of the time is waiting, for starts of Ray, retries and time-outs.
+# In the order of the names: the files of few but long tests must not come last, as they would by themselves.
 test: .venv/dev.done
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev.done
 	$(BIN)/ruff check .
