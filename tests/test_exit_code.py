@@ -92,6 +92,9 @@ SHUT_DOWN = textwrap.dedent(
 
 
 def test_threads_that_still_ask_ray_do_not_end_a_stopped_run(tmp_path):
-    done = embed(SHUT_DOWN, tmp_path, engine="ray", rows_per_unit=4)
+    for _ in range(3):  # on a busy machine Ray may not be up within its 30 seconds
+        done = embed(SHUT_DOWN, tmp_path, engine="ray", rows_per_unit=4)
+        if "cannot start or reach Ray" not in done.stderr:
+            break
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped. What is committed stays" in done.stderr
