@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +18,7 @@ from actors.spec import ModelSpec
 from pipelines.config import DOCUMENT, QUERY
 from pipelines.executor import Parcel, StageFunction
 from pipelines.schema import REASONS
-from pipelines.stages import replica
+from pipelines.stages import replica, tokenised
 
 
 def one_a_candidate(rows: pa.Table) -> pa.Table:
@@ -65,11 +64,7 @@ class TokenisePairs:
     text_column: str | None
 
     def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
-        for parcel in parcels:
-            started = time.perf_counter()
-            assert parcel.rows is not None
-            rows, tokens, truncated = self.tokenise(parcel.rows)
-            yield parcel.with_rows(rows, "tokenise", started, tokens=tokens, truncated=truncated, records=rows.num_rows)
+        return tokenised(self.tokenise, parcels)
 
     def tokenise(self, rows: pa.Table) -> tuple[pa.Table, int, int]:
         """The table for the rerank stage, its token count and how many pairs were truncated. The count is of whole

@@ -113,6 +113,15 @@ def _delivered(bundle: Bundle, rows: pa.Table | Exception, started: float, retri
     return parcel.failed(f"read: {rows}", fatal=whole_store)
 
 
+def tokenised(tokenise: Callable[[pa.Table], tuple[pa.Table, int, int]], parcels: list[Parcel]) -> Iterator[Parcel]:
+    """Each parcel with what `tokenise` makes of its rows: the table, its tokens, how many texts were truncated."""
+    for parcel in parcels:
+        started = time.perf_counter()
+        assert parcel.rows is not None
+        rows, tokens, truncated = tokenise(parcel.rows)
+        yield parcel.with_rows(rows, "tokenise", started, tokens=tokens, truncated=truncated, records=rows.num_rows)
+
+
 @dataclass(frozen=True)
 class Tokenise:
     """Cut rows into passages (if asked) and turn text into token ids, so that ids, not text, go to the GPU.
@@ -125,11 +134,7 @@ class Tokenise:
     text_column: str | None
 
     def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
-        for parcel in parcels:
-            started = time.perf_counter()
-            assert parcel.rows is not None
-            rows, tokens, truncated = self.tokenise(parcel.rows)
-            yield parcel.with_rows(rows, "tokenise", started, tokens=tokens, truncated=truncated, records=rows.num_rows)
+        return tokenised(self.tokenise, parcels)
 
     def tokenise(self, rows: pa.Table) -> tuple[pa.Table, int, int]:
         """The table for the embed stage, its token count and how many texts were truncated."""

@@ -102,11 +102,7 @@ class EmbedTask:
         return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
-        tokenise = self._tokenise(spec)
-        return [
-            Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=pool.timeout_seconds),
-            replicas("embed", lambda: embedder(spec), pool),
-        ]
+        return [_tokenising(self._tokenise(spec), pool), replicas("embed", lambda: embedder(spec), pool)]
 
     def _tokenise(self, spec: ModelSpec) -> Tokenise:
         return Tokenise(spec, self.job.chunking, self.job.table.text_column)
@@ -143,14 +139,14 @@ class RerankTask:
         return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
-        tokenise = self._tokenise(spec)
-        return [
-            Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=pool.timeout_seconds),
-            replicas("rerank", lambda: reranker(spec), pool),
-        ]
+        return [_tokenising(self._tokenise(spec), pool), replicas("rerank", lambda: reranker(spec), pool)]
 
     def _tokenise(self, spec: ModelSpec) -> TokenisePairs:
         return TokenisePairs(spec, self.job.model.instruction, self.job.table.text_column)
+
+
+def _tokenising(tokenise: Tokenise | TokenisePairs, pool: Pool) -> Stage:
+    return Stage("tokenise", lambda: tokenise, num_cpus=0.5, timeout_seconds=pool.timeout_seconds)
 
 
 def replicas(name: str, make: Any, pool: Pool) -> Stage:

@@ -122,6 +122,27 @@ def test_fence_taken_while_the_older_run_commits(table, address):
     assert [u.unit for u in newer.units()] == [1]
 
 
+def test_the_fence_is_taken_among_many_that_want_it(table, address, monkeypatch):
+    """Ten times another run comes first; five drivers at once did so six times."""
+    newer, others = LanceTable.open(address), []
+    opened = type(address).open
+    real = lance.LanceDataset.commit
+
+    def commit(base, transaction, **options):
+        if len(others) < 10:
+            others.append(LanceTable(address, opened(address), newer.metadata))
+            others[-1]._run = f"other {len(others)}"
+            real(others[-1].dataset, others[-1]._transaction([], {}))
+        return real(base, transaction, **options)
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", commit)
+    newer.take_fence("new", {})
+    assert len(others) == 10
+    monkeypatch.undo()
+    newer.commit(write_rows(address, rows(1)), {})
+    assert units_of(table) == [1]
+
+
 def test_run_survives_other_commits(table, address):
     table.take_fence("run", {})
     table.commit(write_rows(address, rows(1, 600)), {})
