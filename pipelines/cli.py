@@ -37,8 +37,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (Exception, Stopped) as bad:
-            # A pipe to a process that ended with the run, or Lance, may raise its own in place of the stop.
+        except (Exception, KeyboardInterrupt) as bad:
+            # A pipe to a process that ended with the run, Lance or Ray may raise its own in place of the stop.
             in_its_place = bad.__context__ if isinstance(bad.__context__, Stopped) else bad
             why = _on_signal.stopped or in_its_place
             if isinstance(why, (VectormillError, ModelError, Stopped)):
@@ -47,7 +47,8 @@ class _Group(TyperGroup):
 
 
 class _StopSignals:
-    """Raises Stopped, and remembers it: raised while Lance is at work it comes back as an error of Arrow."""
+    """Raises Stopped, and remembers it: raised while Lance is at work it comes back as an error of Arrow, and from a
+    call of Ray as a plain KeyboardInterrupt."""
 
     stopped: Stopped | None = None
 

@@ -70,6 +70,33 @@ def test_a_stop_that_comes_back_as_an_error_of_arrow_is_a_stop(tmp_path):
     assert "stopped. What is committed stays" in done.stderr
 
 
+# A call of Ray that waits asks for signals too, and raises a plain KeyboardInterrupt whatever a handler raises.
+ASKING_RAY = textwrap.dedent(
+    """
+    import os, signal, sys
+    from pipelines import cli, prepare
+    from pipelines.errors import Stopped
+
+    def interrupted(*arguments, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped:
+            pass
+        raise KeyboardInterrupt
+
+    prepare.scan_all = interrupted
+    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
+    cli.main()
+    """
+)
+
+
+def test_a_stop_that_comes_back_as_a_plain_interrupt_keeps_its_exit_code(tmp_path):
+    done = embed(ASKING_RAY, tmp_path)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "stopped. What is committed stays" in done.stderr
+
+
 # A thread of Ray Data that finds Ray shut down ends the process with 1. Here it has the time to.
 SHUT_DOWN = textwrap.dedent(
     """
