@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import write
 
-from pipelines.checkpoint import read_checkpoint
+from pipelines import contents
 from pipelines.config import StorageConfig
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import LanceTable
@@ -144,12 +144,11 @@ def fill(location: str, rows: int, rows_per_unit: int) -> None:
 def checkpoint(location: str, units: int, rows: int) -> dict[str, Any]:
     """What asking the table costs, in this process."""
     table, shards = opened(location), {shard.id: shard for shard in corpus(rows)}
-    rows_per_unit = rows // units
-    done = cost(lambda: read_checkpoint(shards, table.units(), rows_per_unit))
+    done = cost(lambda: contents.checkpoint(table, shards))
     state = done.pop("found")
     assert (state.units, state.rows_done) == (units, rows)
-    query = cost(lambda: sum(1 for _ in table.units()))
-    bad, totals = cost(lambda: table.count_bad(shards)), cost(lambda: table.totals(shards).rows)
+    query = cost(lambda: sum(1 for _ in contents.units(table)))
+    bad, totals = cost(lambda: contents.count_bad(table, shards)), cost(lambda: contents.totals(table, shards).rows)
     assert totals["found"] == rows
     return {"units": units, "rows": rows, "read_checkpoint": done, "units_alone": query, "bad": bad, "totals": totals}
 

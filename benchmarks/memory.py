@@ -34,10 +34,11 @@ import pyarrow.parquet as pq
 import write
 
 from pipelines.committer import Committer
-from pipelines.config import StorageConfig, parse_job
+from pipelines.config import StorageConfig
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
 from pipelines.executor import Parcel
+from pipelines.job_file import parse_job
 from pipelines.lance_files import TableAddress, write_rows
 from pipelines.lance_table import LanceTable
 from pipelines.plan import Unit

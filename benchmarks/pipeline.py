@@ -38,11 +38,12 @@ import machine
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.config import JobConfig, parse_job
+from pipelines.config import JobConfig
 from pipelines.demo import docstrings
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
 from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.job_file import parse_job
 from pipelines.plan import Span, bundles
 from pipelines.prepare import open_executor, prepare
 

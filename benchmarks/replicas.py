@@ -32,10 +32,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
-from pipelines.config import JobConfig, parse_job
+from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
 from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.job_file import parse_job
 from pipelines.plan import Span
 from pipelines.prepare import open_executor, prepare
 

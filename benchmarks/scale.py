@@ -39,10 +39,11 @@ import machine
 import memory
 
 from pipelines.certificate import Certificate
-from pipelines.config import JobConfig, parse_job
+from pipelines.config import JobConfig
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
 from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.job_file import parse_job
 from pipelines.lance_table import LanceTable
 from pipelines.plan import Span
 from pipelines.prepare import open_executor, prepare

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from pipelines import contents
 from pipelines.certificate import Certificate, corpus_digest
 from pipelines.digests import as_text
-from pipelines.faults import patiently
-from pipelines.lance_files import reading
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import Prepared
 
@@ -16,8 +15,8 @@ def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = (
     """Sums by a scan of the provenance columns. Takes the digests from their columns, as they were when the records
     were written; `verify` makes them again."""
     shards = prepared.by_id()
-    state = table.checkpoint(shards)
-    totals = table.totals(shards)
+    state = contents.checkpoint(table, shards)
+    totals = contents.totals(table, shards)
     ids, pairs = stored_digests(table, shards)
     return Certificate(
         table=prepared.address.location,
@@ -51,15 +50,5 @@ def stored_digests(table: LanceTable, shards: Container[int]) -> tuple[int, int]
         for name, column, which in (("ids", "_id_digest", "_chunk = 0"), ("pairs", "_digest", "true"))
     )
     query = f"SELECT _shard, {halves} FROM dataset GROUP BY _shard"
-
-    def read() -> tuple[int, int]:
-        ids = pairs = 0
-        with reading(table.address):
-            for batch in table.dataset.sql(query).build().to_stream_reader():
-                for group in batch.to_pylist():
-                    if group["_shard"] in shards:
-                        ids += group["ids_low"] + (group["ids_high"] << 32)
-                        pairs += group["pairs_low"] + (group["pairs_high"] << 32)
-        return ids, pairs
-
-    return patiently("reading the digests", table.address.location, read)
+    sums = contents.sums(table, query, shards, "ids_low", "ids_high", "pairs_low", "pairs_high")
+    return sums["ids_low"] + (sums["ids_high"] << 32), sums["pairs_low"] + (sums["pairs_high"] << 32)

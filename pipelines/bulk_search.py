@@ -19,13 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.certificate import Certificate
-from pipelines.checkpoint import read_checkpoint
-from pipelines.config import JobConfig, RunConfig, parse_job
+from pipelines.config import JobConfig, RunConfig
+from pipelines.contents import checkpoint
 from pipelines.digests import id_digests, record_digests
 from pipelines.display import Display
 from pipelines.embed import run_job
 from pipelines.errors import ConfigError, TableError
 from pipelines.faults import explain
+from pipelines.job_file import parse_job
 from pipelines.lance_files import TableAddress, reading, transaction_of
 from pipelines.lance_table import LanceTable
 from pipelines.prepare import Prepared
@@ -153,7 +154,7 @@ def _same_queries(prepared: Prepared, request: Request) -> None:
     table = LanceTable.open(prepared.address)
     if table is None:
         return
-    state = read_checkpoint(prepared.by_id(), table.units(), table.metadata.rows_per_unit)
+    state = checkpoint(table, prepared.by_id())
     if state.stale:
         raise ConfigError(
             f"{prepared.address.location} holds the results of other queries: it differs in --queries "

@@ -21,9 +21,10 @@ from typer.core import TyperGroup
 
 from actors.spec import ModelError, ModelSpec
 from pipelines import __version__, report
-from pipelines.config import JobConfig, RunConfig, StorageConfig, load_job
+from pipelines.config import JobConfig, RunConfig, StorageConfig
 from pipelines.display import Display
 from pipelines.errors import ConfigError, Stopped, VectormillError
+from pipelines.job_file import load_job
 
 
 def _fail(message: str, code: int) -> NoReturn:

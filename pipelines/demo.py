@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines import report
-from pipelines.config import load_job
 from pipelines.display import Display
 from pipelines.embed import embed
+from pipelines.job_file import load_job
 from pipelines.lance_files import TableAddress
 from pipelines.search import Query, Searcher
 

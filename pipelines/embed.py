@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines import __version__, sizing
+from pipelines import __version__, contents, sizing
 from pipelines.account import account
 from pipelines.certificate import Certificate
 from pipelines.checkpoint import Checkpoint, count_pending, pending
@@ -93,12 +93,12 @@ class EmbedRun:
     # ------------------------------------------------------------------ what is to do
 
     def _checkpoint(self) -> Checkpoint:
-        state = self.table.checkpoint(self.prepared.by_id())
+        state = contents.checkpoint(self.table, self.prepared.by_id())
         self.metrics.rows_before = state.rows_done
         self.metrics.units_before = state.units
         pending_units = count_pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)
         self.metrics.units_total = state.units + pending_units
-        self._bad_before = self.table.count_bad(self.prepared.by_id()) if state.units else 0
+        self._bad_before = contents.count_bad(self.table, self.prepared.by_id()) if state.units else 0
         return state
 
     def _pending(self, state: Checkpoint) -> Iterator[Unit]:

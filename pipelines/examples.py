@@ -25,10 +25,11 @@ from actors.modules import read_json
 from actors.published import DOCUMENTS, QUERIES, Published
 from actors.spec import ModelError, ModelSpec
 from pipelines import report
-from pipelines.config import StorageConfig, parse_job
+from pipelines.config import StorageConfig
 from pipelines.display import Display
 from pipelines.embed import embed
 from pipelines.errors import VectormillError
+from pipelines.job_file import parse_job
 from pipelines.lance_files import TableAddress
 from pipelines.search import Query, Searcher
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.weights import locate
-from pipelines import sizing
+from pipelines import contents, sizing
 from pipelines.checkpoint import Checkpoint, count_pending
 from pipelines.config import JobConfig
 from pipelines.display import Display
@@ -22,7 +22,7 @@ def forecast(job: JobConfig, display: Display) -> dict[str, Any]:
         prepared = prepare(job, executor)
         size = prepared.metadata.rows_per_unit
         table = LanceTable.open(prepared.address)
-        state = table.checkpoint(prepared.by_id()) if table else Checkpoint()
+        state = contents.checkpoint(table, prepared.by_id()) if table else Checkpoint()
         todo_units = count_pending(prepared.shards, state.done, size)
         todo_rows = prepared.rows - state.rows_done
         per_row, passages = sample(prepared.task, prepared.corpus, prepared.shards, prepared.carried, prepared.spec)

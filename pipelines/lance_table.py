@@ -1,4 +1,4 @@
-"""The table as a run sees it: creation, the fence, commits, and what is in it.
+"""The table as a run sees it: creation, the fence and commits (contents.py reads what is in it).
 
 The commit is the checkpoint. Workers write data files (lance_files.write_rows) that nobody can see; one committer makes
 many units visible in one transaction. Each such transaction is
@@ -18,23 +18,19 @@ import contextlib
 import random
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pipelines.checkpoint import Checkpoint, Totals, UnitInTable, read_checkpoint
 from pipelines.errors import StoreUnavailable, Superseded, TableError
 from pipelines.faults import STORE_ERRORS, Attempts, explain, patiently
 from pipelines.lance_files import TableAddress, reading, transaction_of
 from pipelines.orphans import Orphans, find_orphans
-from pipelines.plan import Shard
 from pipelines.schema import TableMetadata
 from pipelines.storage import filesystem_for
 
@@ -249,70 +245,16 @@ class LanceTable:
         self._dataset = latest
         return landed is not None
 
-    # ------------------------------------------------------------------ what is in the table
+    # ------------------------------------------------------------------ reading
 
-    def checkpoint(self, shards: Mapping[int, Shard]) -> Checkpoint:
-        """What is done of these shards, by id; read again from its beginning while the store is unavailable."""
+    def sql(self, query: str) -> pa.Table:
+        """The answer to a SQL query over `dataset`, asked again while the store is unavailable."""
 
-        def read() -> Checkpoint:
-            return read_checkpoint(shards, self.units(), self.metadata.rows_per_unit)
+        def read() -> pa.Table:
+            with reading(self.address):
+                return self._dataset.sql(query).build().to_stream_reader().read_all()
 
-        return patiently("reading what is done", self.address.location, read)
-
-    def units(self) -> Iterator[UnitInTable]:
-        """Which units are in the table, and the row range each covers, in the order of their rows
-        within a shard. Streamed: 20 million units as a list of objects took 8 GB."""
-        query = (
-            "SELECT _unit, min(_shard) AS shard, min(_row) AS first, max(_row) AS last, "
-            "sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows FROM dataset GROUP BY _unit ORDER BY shard, first"
-        )
-        with reading(self.address):
-            for batch in self._dataset.sql(query).build().to_stream_reader():
-                columns = [batch[name].to_pylist() for name in ("_unit", "shard", "first", "last", "rows")]
-                for unit, shard, first, last, rows in zip(*columns, strict=True):
-                    yield UnitInTable(unit, shard, (first, last + 1), rows)
-
-    def totals(self, shards: Container[int] | None = None) -> Totals:
-        """Sums over the rows of these shards, or over the whole table."""
-
-        main = self._sums(
-            "SELECT _shard, count(*) AS records, sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows, sum(_tokens) AS "
-            "tokens, sum(CASE WHEN _truncated THEN 1 ELSE 0 END) AS truncated FROM dataset GROUP BY _shard",
-            shards,
-            *("records", "rows", "tokens", "truncated"),
-        )
-        reasons = self._sums(
-            "SELECT _shard, _reason, count(*) AS n FROM dataset WHERE _reason IS NOT NULL GROUP BY _shard, _reason",
-            shards,
-            "n",
-        )
-        counts = main["rows"], self.count_bad(shards), main["records"], main["tokens"], main["truncated"]
-        return Totals(*counts, dict(sorted(reasons.items())))
-
-    def count_bad(self, shards: Container[int] | None = None) -> int:
-        """Rows of these shards without a vector; a row of several chunks counts once."""
-        return self._sums(
-            "SELECT _shard, count(*) AS bad FROM (SELECT DISTINCT _shard, _row FROM dataset WHERE _reason IS NOT NULL) "
-            "GROUP BY _shard",
-            shards,
-            "bad",
-        )["bad"]
-
-    def _sums(self, query: str, shards: Container[int] | None, *names: str) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for group in self._sql(query).to_pylist():
-            if shards is None or group["_shard"] in shards:
-                total.update({group.get("_reason") or name: int(group[name] or 0) for name in names})
-        return total
-
-    def count(self, query: str) -> int:
-        """Number of rows a SQL query over `dataset` gives."""
-        return int(self._sql(f"SELECT count(*) AS n FROM ({query})")["n"][0].as_py())
-
-    def bad_rows(self, limit: int) -> list[dict[str, Any]]:
-        """The first rows without a vector: id, reason, detail (which file and row)."""
-        columns = ["id", "_reason", "_detail"]
-        return self._dataset.scanner(columns=columns, filter="_reason IS NOT NULL", limit=limit).to_table().to_pylist()
+        return patiently("reading the table", self.address.location, read)
 
     def last_commit(self, look_back: int = 100) -> dict[str, str]:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
@@ -324,13 +266,6 @@ class LanceTable:
             if RUN_PROPERTY in properties:
                 return dict(properties)
         return {}
-
-    def _sql(self, query: str) -> pa.Table:
-        def read() -> pa.Table:
-            with reading(self.address):
-                return self._dataset.sql(query).build().to_stream_reader().read_all()
-
-        return patiently("reading the table", self.address.location, read)
 
     # ------------------------------------------------------------------ orphans
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from pipelines import contents
 from pipelines.errors import TableError
 from pipelines.indexes import describe
 from pipelines.lance_files import TableAddress, reading
@@ -41,7 +42,7 @@ def status(address: TableAddress, bad_rows_shown: int = BAD_ROWS_SHOWN) -> dict[
 
 def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
     address = table.address
-    totals = table.totals()
+    totals = contents.totals(table)
     noted = table.last_commit()
     fragments = table.dataset.get_fragments()
     return {
@@ -51,7 +52,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
         "versions_kept": _versions_kept(address),
         "fragments": len(fragments),
         "bytes": sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.metadata.files),
-        "units": table.count("SELECT DISTINCT _unit FROM dataset"),
+        "units": contents.count(table, "SELECT DISTINCT _unit FROM dataset"),
         "units_total": _number(noted.get("vectormill.units_total")),
         "rows": totals.rows,
         "corpus_rows": _number(noted.get("vectormill.rows_total")),
@@ -60,7 +61,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> dict[str, Any]:
         "truncated": totals.truncated,
         "bad_rows": totals.bad_rows,
         "reasons": dict(totals.reasons),
-        "first_bad_rows": table.bad_rows(bad_rows_shown),
+        "first_bad_rows": contents.bad_rows(table, bad_rows_shown),
         "last_run": noted.get(RUN_PROPERTY),
         "last_commit": noted.get("vectormill.time"),
         "fingerprint": table.metadata.fingerprint,

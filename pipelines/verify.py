@@ -14,6 +14,7 @@ import numpy as np
 from pipelines.account import account
 from pipelines.certificate import PAIRS, Certificate, differences, parse
 from pipelines.config import JobConfig
+from pipelines.contents import count
 from pipelines.digests import as_text
 from pipelines.display import Display
 from pipelines.executor import Executor
@@ -134,8 +135,8 @@ def _rows_once(table: LanceTable) -> Check:
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
         part = f"FROM dataset WHERE _row % {passes} = {number} GROUP BY _shard, _row"
-        doubled += table.count(f"SELECT _shard, _row, _chunk {part}, _chunk HAVING count(*) > 1")
-        cut += table.count(f"SELECT _shard, _row {part} HAVING count(*) < max(_chunk) + 1")
+        doubled += count(table, f"SELECT _shard, _row, _chunk {part}, _chunk HAVING count(*) > 1")
+        cut += count(table, f"SELECT _shard, _row {part} HAVING count(*) < max(_chunk) + 1")
     found = f"{doubled:,} records occur more than once, {cut:,} rows lack a passage"
     return Check("each record once", doubled == 0 and cut == 0, found)
 
@@ -148,10 +149,11 @@ def _ids_once(table: LanceTable) -> Check:
         of_rows, several = "_reason IS NULL", "min(_row) < max(_row) OR min(_shard) < max(_shard)"
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
-        doubled += table.count(
+        doubled += count(
+            table,
             f"SELECT id FROM dataset WHERE {of_rows} AND "
             f"(ascii(substr(md5(id), 1, 1)) * 256 + ascii(substr(md5(id), 2, 1))) % {passes} = {number} "
-            f"GROUP BY id HAVING {several}"
+            f"GROUP BY id HAVING {several}",
         )
     found = f"{doubled:,} ids name more than one embedded row"
     return Check("ids unique", doubled == 0, found + ("; corpus.id must be unique in the corpus" if doubled else ""))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from chaos.drivers import ROOT, environment
 from jobs import text_of
 
-from pipelines.config import parse_job
+from pipelines.job_file import parse_job
 
 KILLED = (
     "import sys; from chaos.seams import ACTIONS, arm; arm(sys.argv[1], int(sys.argv[2]), ACTIONS['kill']); "

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipelines.config import parse_job
 from pipelines.display import Display
 from pipelines.embed import EmbedRun
 from pipelines.executor import InlineExecutor
+from pipelines.job_file import parse_job
 from pipelines.prepare import prepare
 
 WORDS = tuple("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho".split())  # noqa: SIM905

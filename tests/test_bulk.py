@@ -20,11 +20,11 @@ from actors.pair_table import encoded_of
 from actors.reranker import Reranker
 from actors.spec import ModelSpec
 from pipelines.certificate import differences
-from pipelines.config import parse_job
 from pipelines.digests import with_digests
 from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
 from pipelines.executor import InlineExecutor
 from pipelines.forecast import forecast
+from pipelines.job_file import parse_job
 from pipelines.pairs import TokenisePairs, one_a_candidate
 from pipelines.prepare import prepare
 from pipelines.source import Corpus

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from jobs import Said, job, run, write_jsonl, write_parquet
 
-from pipelines import digests, stages
+from pipelines import contents, digests, stages
 from pipelines.account import account
 from pipelines.certificate import Certificate, corpus_digest, differences, parse
 from pipelines.embed import embed
@@ -310,7 +310,7 @@ def test_row_that_killed_or_hung_its_process_has_digests_and_is_bad(config, tmp_
     table = LanceTable.open(prepared.address)
     table.take_fence("a run", {})
     table.commit(receipt.fragments, {})
-    assert table.totals(prepared.by_id()).reasons == {reason: 1}
+    assert contents.totals(table, prepared.by_id()).reasons == {reason: 1}
     assert {check.name: check.ok for check in verify(config, Said()).checks}["bad rows are bad"]
     assert scan(table, prepared.by_id()).changed == 0
     assert account(prepared, table).id_digest == recount(config.table.location)["id_digest"]

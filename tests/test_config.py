@@ -1,7 +1,8 @@
 import pytest
 
-from pipelines.config import JobConfig, ReplicaRange, load_job, parse_job
+from pipelines.config import JobConfig, ReplicaRange
 from pipelines.errors import ConfigError
+from pipelines.job_file import load_job, parse_job
 
 GOOD = {"corpus": {"uri": "c"}, "table": {"uri": "t", "name": "n"}}
 

@@ -14,7 +14,8 @@ import typer
 import yaml
 
 from pipelines.cli import app
-from pipelines.config import JobConfig, load_job, parse_job
+from pipelines.config import JobConfig
+from pipelines.job_file import load_job, parse_job
 from pipelines.schema import REASONS
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 from actors.embedder import Embedder
 from actors.spec import ModelSpec
 from actors.weights import locate
+from pipelines import contents, stages
 from pipelines import embed as embed_module
-from pipelines import stages
 from pipelines.embed import EmbedRun
 from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
 from pipelines.executor import InlineExecutor, Parcel
@@ -510,7 +510,9 @@ def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
 
     def commit(self, fragments, properties):
         real(self, fragments, properties)
-        sizes.extend(unit.rows for unit in LanceTable.open(TableAddress(config.table.location, config.storage)).units())
+        sizes.extend(
+            unit.rows for unit in contents.units(LanceTable.open(TableAddress(config.table.location, config.storage)))
+        )
 
     monkeypatch.setattr(LanceTable, "commit", commit)
     run(config)

@@ -46,18 +46,17 @@ READING = textwrap.dedent(
     """
     import os, signal, sys
     import pyarrow as pa
-    from pipelines import cli
+    from pipelines import cli, contents
     from pipelines.errors import Stopped
-    from pipelines.lance_table import LanceTable
 
-    def interrupted(self):
+    def interrupted(table):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Stopped as stop:
             error = pa.ArrowInvalid(f"External error: Stopped: {stop}")
         raise error
 
-    LanceTable.units = interrupted
+    contents.units = interrupted
     sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
     cli.main()
     """

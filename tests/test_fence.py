@@ -9,7 +9,7 @@ import pytest
 from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
-from pipelines import lance_table
+from pipelines import contents, lance_table
 from pipelines.config import StorageConfig
 from pipelines.errors import StorageError, StoreUnavailable, Superseded, TableError
 from pipelines.lance_files import TableAddress, write_rows
@@ -52,7 +52,7 @@ def table(address):
 
 
 def units_of(table):
-    return sorted(u.unit for u in LanceTable.open(table.address).units())
+    return sorted(u.unit for u in contents.units(LanceTable.open(table.address)))
 
 
 # ---------------------------------------------------------------------- the installed pylance
@@ -119,7 +119,7 @@ def test_fence_taken_while_the_older_run_commits(table, address):
     newer = LanceTable.open(address)
     table.commit(write_rows(address, rows(1)), {})
     newer.take_fence("new", {})
-    assert [u.unit for u in newer.units()] == [1]
+    assert [u.unit for u in contents.units(newer)] == [1]
 
 
 def test_the_fence_is_taken_among_many_that_want_it(table, address, monkeypatch):

@@ -14,8 +14,8 @@ import pytest
 from jobs import job, rows, run
 from test_cli import call, refused, write_job
 
-from pipelines.config import parse_job
 from pipelines.errors import ConfigError
+from pipelines.job_file import parse_job
 from pipelines.lance_files import TableAddress
 from pipelines.status import status
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs import job, rows, run, write_parquet
 
-from pipelines import embed, sizing
+from pipelines import contents, embed, sizing
 from pipelines.checkpoint import UnitInTable, count_pending, pending, read_checkpoint
 from pipelines.errors import VectormillError
 from pipelines.executor import InlineExecutor
@@ -47,7 +47,7 @@ def test_the_checkpoint_holds_a_range_for_a_shard_not_for_a_unit(tmp_path):
     run(config)
     found = embed.prepare(config, InlineExecutor())
     table = LanceTable.open(found.address)
-    state = read_checkpoint(found.by_id(), table.units(), found.metadata.rows_per_unit)
+    state = contents.checkpoint(table, found.by_id())
     assert state.units == 30
     assert sorted(map(tuple, state.done.values())) == [((0, 160),)] * 3
 
@@ -72,8 +72,8 @@ def test_what_is_committed_between_the_first_look_and_the_fence_is_seen(tmp_path
 
 def test_the_table_is_asked_once_before_the_first_unit_and_once_at_the_end(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
-    asked, real = [], LanceTable.units
-    monkeypatch.setattr(LanceTable, "units", lambda table: asked.append(table.version) or real(table))
+    asked, real = [], contents.units
+    monkeypatch.setattr(contents, "units", lambda table: asked.append(table.version) or real(table))
     run(job(tmp_path))
     assert len(asked) == 2
 

@@ -17,10 +17,10 @@ import yaml
 from fault_proxy import FaultProxy, Rule
 from jobs import job
 
-from pipelines.config import parse_job
 from pipelines.errors import ConfigError
 from pipelines.executor import Parcel, call
 from pipelines.faults import explain
+from pipelines.job_file import parse_job
 
 ROOT = Path(__file__).parents[1]
 ACCESS_KEY, SECRET_KEY, TOKEN = (

@@ -11,6 +11,7 @@ import subprocess
 import uuid
 
 import boto3
+import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +21,10 @@ from simple_judge import judge
 
 from actors.embedder import Embedder
 from actors.spec import ModelSpec
-from pipelines import faults, storage
+from pipelines import contents, faults, storage
 from pipelines.embed import embed
 from pipelines.errors import Incomplete, StorageError, StoreUnavailable, VectormillError
 from pipelines.formats import files, jsonl
-from pipelines.lance_table import LanceTable
 
 SHARDS, ROWS = 2, 40
 RIGHT = {"lost": 0, "doubled": 0, "unknown": 0, "wrong": 0}
@@ -178,7 +178,7 @@ def test_what_is_done_is_read_again_from_its_beginning(store, tmp_path, caplog, 
     """The stream breaks in the middle of the table: what the first attempt gave must not count twice."""
     config = store.job(tmp_path)
     before = run(config)
-    whole, broken = LanceTable.units, []
+    whole, broken = contents.units, []
 
     def units(table):
         for unit in whole(table):
@@ -187,11 +187,29 @@ def test_what_is_done_is_read_again_from_its_beginning(store, tmp_path, caplog, 
                 broken.append(unit)
                 raise StoreUnavailable("the store asks for fewer requests (503)", "the store asks for fewer requests")
 
-    monkeypatch.setattr(LanceTable, "units", units)
+    monkeypatch.setattr(contents, "units", units)
     after = run(config)
     assert broken
     assert after.to_dict() == {**before.to_dict(), "table_version": after.table_version}
     assert [line for line in retries(caplog) if "reading what is done" in line], retries(caplog)
+
+
+def test_sums_are_asked_for_again_when_the_answer_breaks(store, tmp_path, caplog, monkeypatch):
+    config = store.job(tmp_path)
+    before = run(config)
+    ask, broken = lance.LanceDataset.sql, []
+
+    def sql(dataset, query):
+        if "_id_digest" in query and not broken:
+            broken.append(query)
+            raise OSError("LanceError(IO): Generic S3 error: Server returned 503 Service Unavailable: SlowDown")
+        return ask(dataset, query)
+
+    monkeypatch.setattr(lance.LanceDataset, "sql", sql)
+    after = run(config)
+    assert broken
+    assert after.to_dict() == {**before.to_dict(), "table_version": after.table_version}
+    assert [line for line in retries(caplog) if "reading the table" in line], retries(caplog)
 
 
 # ---------------------------------------------------------------------- reads

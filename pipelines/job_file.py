@@ -1,0 +1,108 @@
+"""The job file: one strict YAML document per job, read and validated before anything else happens."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipelines.config import HOLDS_CREDENTIALS, JobConfig, ReplicaRange
+from pipelines.errors import ConfigError
+
+# Beyond its own errors: numbers of thousands of digits, the 45th of a month, and 1,000 brackets one in another.
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read and validate a job file; `overrides` are `a.b=value` strings, values parsed as YAML.
+
+    Raises ConfigError with one message that names every wrong field."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as bad:
+        raise ConfigError(f"cannot read the job file {path}: {bad.strerror or bad}") from None
+    except UnicodeDecodeError as bad:
+        raise ConfigError(f"{path} is not UTF-8 text: {bad}") from None
+    try:
+        data = yaml.safe_load(text)
+    except UNREADABLE as bad:
+        raise ConfigError(f"{path} is not valid YAML: {_why(bad)}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold the sections corpus, model, table ...; it holds {type(data).__name__}")
+    for override in overrides:
+        _apply(data, override)
+    return parse_job(data, str(path))
+
+
+def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
+    """Validate a job given as nested dictionaries. Raises ConfigError."""
+    try:
+        return JobConfig.model_validate(data)
+    except ValidationError as bad:
+        lines = [_explain(error) for error in bad.errors()]
+        raise ConfigError(
+            f"{source}: {len(lines)} wrong field(s)\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
+
+
+# Taken as they are: a template in braces would be a YAML mapping.
+TEXTS = (
+    *("corpus.text", "corpus.query", "corpus.document"),
+    *("model.prompt", "model.query_instruction", "model.instruction"),
+)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {override}: write it as section.field=value, for example --set run.replicas=4")
+    node = data
+    for name in names[:-1]:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {name} is not a section")
+    try:
+        node[names[-1]] = value if key in TEXTS else yaml.safe_load(value)
+    except UNREADABLE as bad:
+        raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}") from None
+
+
+FORMS = ("int", "literal['auto']", "number", "word", "range")  # pydantic names the alternatives of a field so
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part not in FORMS) or "job"
+    if error["type"] == "extra_forbidden":
+        known = _known_fields(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}"
+        return f"{where}: unknown key{hint}"
+    if error["type"] == "missing":
+        return f"{where}: is required"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input") if message != HOLDS_CREDENTIALS else {}
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) or given is None else ""
+    return f"{where}: {message}{shown}"
+
+
+def _known_fields(loc: tuple[Any, ...]) -> list[str]:
+    fields: Any = JobConfig
+    for part in loc:
+        if part == "range":
+            return list(ReplicaRange.model_fields)
+        annotation = fields.model_fields[part].annotation
+        fields = next(
+            (a for a in getattr(annotation, "__args__", (annotation,)) if hasattr(a, "model_fields")), annotation
+        )
+    return list(fields.model_fields)
