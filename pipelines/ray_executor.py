@@ -49,6 +49,7 @@ INIT_DEATHS = 3  # of replicas that die while they start, one after the other, b
 MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
 NOTICED_SECONDS = 60.0  # for Ray to notice that a node died
 LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
+IN_WORKERS = {"TOKENIZERS_PARALLELISM": "false"}  # a stage is one thread's work; others have the other cores
 HEAD_LOST_SECONDS = 40.0  # without an answer; after 60 Ray ends the process, without a word
 
 
@@ -66,10 +67,11 @@ class RayExecutor:
         if self._own:
             cpus = max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)
             options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+            for name, value in IN_WORKERS.items():
+                os.environ.setdefault(name, value)  # a runtime_env would waste the workers that Ray starts beforehand
         else:
             packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "actors")]
-            options |= {"address": address, "runtime_env": {"py_modules": packages}}
-        options.setdefault("runtime_env", {})["env_vars"] = {"TOKENIZERS_PARALLELISM": "false"}
+            options |= {"address": address, "runtime_env": {"py_modules": packages, "env_vars": IN_WORKERS}}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if address is not None and address != "auto":
             must_answer(address)

@@ -16,9 +16,7 @@ from pathlib import Path
 import lance
 import pytest
 import yaml
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from simple_judge import expected_vectors, judge, write_corpus
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +54,11 @@ DRIVER = textwrap.dedent(
 )
 
 
+def environment():
+    """Of processes that speak to a cluster. The second is how Ray is told to look for a node at 127.0.0.1."""
+    return {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
 class Nodes:
     """A cluster whose nodes come and go."""
 
@@ -81,11 +84,19 @@ class Nodes:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def drain(self, node):
-        """What a spot notice is turned into (`ray drain-node` asks the same): it shall take nothing new."""
-        deadline_ms = int((time.time() + PATIENCE) * 1000)
-        client, reason = GcsClient(address=self.address), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, why_not = client.drain_node(node.node_id, reason, "spot notice", deadline_ms)
-        assert accepted, why_not
+        """What a spot notice is turned into: it shall take nothing new. By a process of its own: one that has asked a
+        head node which is gone is ended by Ray a minute later."""
+        how = {
+            "address": self.address,
+            "node-id": node.node_id,
+            "reason": "DRAIN_NODE_REASON_PREEMPTION",
+            "reason-message": "spot notice",
+            "deadline-remaining-seconds": PATIENCE,
+        }
+        options = [f"--{name}={value}" for name, value in how.items()]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *options]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def kill_head(self):
         self.kill(self._cluster.head_node)
@@ -97,8 +108,11 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes():
-    """Makes clusters, one at a time."""
+def nodes(monkeypatch):
+    """Makes clusters, one at a time. Workers that Ray starts beforehand would be of no use: those of the driver run
+    with its py_modules."""
+    monkeypatch.setenv("RAY_enable_worker_prestart", "0")
+    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
     made = []
 
     def make(workers):
@@ -131,11 +145,9 @@ class Driver:
         }
         (folder / "job.yaml").write_text(yaml.safe_dump(job))
         command = [sys.executable, "-c", DRIVER, str(folder / "job.yaml"), str(self.log), str(self.allowed)]
-        # The second is how Ray is told to look for a node at 127.0.0.1.
-        environment = {**os.environ, "RAY_ENABLE_AUTO_CONNECT": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+                command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=errors
             )
 
     def allow(self, units):
