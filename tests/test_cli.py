@@ -415,20 +415,6 @@ def test_what_people_see(tmp_path):
     assert result.stdout.endswith("NOT VERIFIED: see the lines marked DOUBT\n")
 
 
-@pytest.mark.timeout(600)
-def test_json_through_ray_is_one_object(tmp_path):
-    """Ray prints where it likes: the process's stdout holds the object and nothing else, its stderr our lines only."""
-    write_parquet(tmp_path / "corpus")
-    job_file = write_job(tmp_path / "job.yaml", job(tmp_path, run={"engine": "ray"}))
-    command = [sys.executable, "-m", "pipelines", "embed", job_file, "--json"]
-    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-        subprocess.run(command, cwd=ROOT, stdout=out, stderr=err, timeout=500, check=True)
-    assert json.loads((tmp_path / "out").read_text())["embedded_rows"] == 120
-    said = (tmp_path / "err").read_text().splitlines()
-    assert said
-    assert all(s[2] == s[5] == ":" and s[:2].isdigit() for s in said), said
-
-
 # ---------------------------------------------------------------------- the display
 
 

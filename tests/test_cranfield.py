@@ -23,7 +23,7 @@ from pipelines.lance_files import TableAddress
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"
 # sentence-transformers 6.2.0, all-MiniLM-L6-v2, title + " " + text, exact cosine search, pytrec_eval
 REFERENCE = {"nDCG@10": 0.3998, "recall@100": 0.7724}
-S3_DOCUMENTS = 200
+S3_DOCUMENTS = 64
 
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason="the Cranfield collection is not beside the project"),
@@ -127,7 +127,7 @@ def test_a_table_on_s3_through_ray_holds_the_same(embedded, tmp_path, executor, 
         corpus={"uri": "s3://cranfield/corpus/"},
         table={"uri": "s3://cranfield/tables", "name": "c"},
         storage={"endpoint_url": s3_endpoint},
-        run={"engine": "ray", "rows_per_unit": 64},
+        run={"engine": "ray", "rows_per_unit": 16},
     )
     certificate = run(config, executor)
     assert certificate.adds_up

@@ -1,5 +1,6 @@
 """Ray gives the same table as the inline loop, whatever dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -147,8 +148,9 @@ def start(config, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "pipelines", "embed", str(path), "--json"]
-    with (tmp_path / "stderr").open("w") as errors:  # a pipe would stay open as long as a process of Ray's lives
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+    # Pipes would stay open as long as a process of Ray's lives.
+    with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as errors:
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors)
 
 
 def wait_for_rows(config, process, seconds=120):
@@ -161,25 +163,42 @@ def wait_for_rows(config, process, seconds=120):
     raise AssertionError("no row in the table")
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_driver_goes_on(tmp_path, executor, how, code):
-    """A driver with a Ray of its own is stopped in the middle; the same job then ends with every row once."""
+def stopped(tmp_path, how, code):
+    """The job of a driver with a Ray of its own that is stopped in the middle."""
     write_parquet(tmp_path / "corpus", shards=6, rows=64)
     slow = ray_job(tmp_path, model={"weights": "fake:250"}, run={"commit_every_seconds": 0.5})
     process = start(slow, tmp_path)
     wait_for_rows(slow, process)
     process.send_signal(how)
     assert process.wait(timeout=60) == code
+    assert 0 < len(rows(slow)) < 384
+    return slow
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_driver_goes_on(tmp_path, executor, how, code):
+    """The same job then ends with every row once."""
+    slow = stopped(tmp_path, how, code)
     errors = (tmp_path / "stderr").read_text()
     assert "Traceback" not in errors
-    if code > 0:
-        assert "the same command goes on from there" in errors
-    done = len(rows(slow))
-    assert 0 < done < 384
+    assert "the same command goes on from there" in errors
     said = Said()
     assert run(slow, executor, said).adds_up
     assert "units are in the table" in said.text
     assert len(ids(slow)) == len(set(ids(slow))) == 384
+
+
+@pytest.mark.timeout(600)
+def test_killed_driver_goes_on_and_prints_one_object(tmp_path):
+    """By the command, through a Ray of its own again. Ray prints where it likes: stdout holds the certificate and
+    nothing else, stderr our lines only."""
+    slow = stopped(tmp_path, signal.SIGKILL, -9)
+    assert start(slow, tmp_path).wait(timeout=500) == 0
+    assert json.loads((tmp_path / "stdout").read_text())["embedded_rows"] == 384
+    assert len(ids(slow)) == len(set(ids(slow))) == 384
+    said = (tmp_path / "stderr").read_text().splitlines()
+    assert "units are in the table" in " ".join(said)
+    assert all(line[2] == line[5] == ":" and line[:2].isdigit() for line in said), said
 
 
 def test_ray_that_does_not_start_is_one_message(monkeypatch):

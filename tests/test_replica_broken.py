@@ -8,10 +8,8 @@ from jobs import Said, ids, job, rows, run, write_parquet
 
 from actors.spec import ReplicaBroken
 from pipelines import stages, tasks
-from pipelines.embed import EmbedRun
 from pipelines.errors import VectormillError
 from pipelines.executor import InlineExecutor, Parcel, call
-from pipelines.prepare import prepare
 from pipelines.stages import embedder
 
 
@@ -60,18 +58,6 @@ def test_on_ray_another_process_takes_over(tmp_path, executor, monkeypatch):
     plain = job(tmp_path, table={"name": "inline"})
     run(plain)
     assert rows(config) == rows(plain)
-
-
-def test_on_ray_a_row_that_breaks_it_each_time_is_recorded(tmp_path, executor, monkeypatch):
-    write_parquet(tmp_path / "corpus", shards=2, rows=4)
-    patched(monkeypatch, poison="d6")
-    config, said = ray_job(tmp_path, 2), Said()
-    certificate = EmbedRun(prepare(config, executor), executor, said).run()
-    assert certificate.adds_up
-    assert (certificate.embedded_rows, certificate.reasons) == (7, {"crashes_worker": 1})
-    assert "narrowing down" in said.text
-    (bad,) = [row for row in rows(config) if row["_reason"]]
-    assert bad["_detail"].startswith("part-1.parquet row 2:")
 
 
 def test_inline_the_run_ends_with_why_and_the_next_goes_on(tmp_path, monkeypatch):
