@@ -16,6 +16,7 @@ from pipelines.display import Display
 from pipelines.errors import TableError
 from pipelines.indexes import COLUMN, rows_outside
 from pipelines.lance_files import TableAddress, reading
+from pipelines.schema import text_column_of
 from pipelines.status import open_table
 from pipelines.vector_index import VectorIndex, Wanted
 
@@ -33,8 +34,8 @@ TOKENIZER = {"base_tokenizer": "icu", "stem": False, "remove_stop_words": False}
 def optimize(
     address: TableAddress, display: Display, wanted: Wanted = AUTO, job: JobConfig | None = None
 ) -> dict[str, Any]:
-    """Returns what was done. `job` names the engine that builds the segments of a large table's index, and the text
-    column; without one everything is done in this process.
+    """Returns what was done. `job` names the engine that builds the segments of a large table's index; without one
+    everything is done in this process.
 
     Raises TableError if there is no table, it cannot be read, or it cannot be indexed as wanted; ConfigError for what
     can never be; StorageError."""
@@ -46,7 +47,7 @@ def _optimize(address: TableAddress, display: Display, wanted: Wanted, job: JobC
     dataset = open_table(address).dataset
     if dataset.count_rows() == 0 and (wanted.full_text or wanted.index not in ("auto", "none")):
         raise TableError(f"{address.location} is empty, so there is nothing to index; run `vectormill embed` first")
-    text = _text_column(address, dataset.schema, wanted.full_text, job) if wanted.full_text else None
+    text = _text_column(address, dataset.schema, wanted.full_text) if wanted.full_text else None
     before = len(dataset.get_fragments())
     display.say(f"compacting {before:,} fragment(s)")
     compacted = dataset.optimize.compact_files(
@@ -132,8 +133,8 @@ def _full_text(dataset: Any, column: str, display: Display) -> str:
     return "built"
 
 
-def _text_column(address: TableAddress, schema: pa.Schema, asked: str, job: JobConfig | None) -> str:
-    """The column to search in: the one that is named, or the one with the stored text."""
+def _text_column(address: TableAddress, schema: pa.Schema, asked: str) -> str:
+    """The column to search in: the one that is named, or the one with the stored text, or the only one of text."""
     texts = [
         field.name
         for field in schema
@@ -141,10 +142,9 @@ def _text_column(address: TableAddress, schema: pa.Schema, asked: str, job: JobC
         and field.name != "id"
         and not field.name.startswith("_")
     ]
-    stored = job.table.text_column if job is not None else None
     column = asked
     if asked == "auto":
-        column = stored or ("text" if "text" in texts else texts[0] if len(texts) == 1 else "")
+        column = text_column_of(schema) or (texts[0] if len(texts) == 1 else "")
     if column in texts:
         return column
     have = f"columns of text that it has: {', '.join(texts)}" if texts else "it has no column of text"

@@ -37,14 +37,12 @@ class Passages:
         if not self.columns:
             return None
         text = record[self.stored] if self.stored else self._rebuilt(record)
-        length = record["_end"] - record["_start"]
-        if isinstance(text, str) and not self.stored and len(text) != length:
+        if isinstance(text, str) and not self.stored:
             text = text[record["_start"] : record["_end"]]
-        return text if isinstance(text, str) and len(text) == length else None
+        return text if isinstance(text, str) and len(text) == record["_end"] - record["_start"] else None
 
     def _rebuilt(self, record: Mapping[str, Any]) -> Any:
-        """The whole text; or the passage, in a table of an earlier release whose `table.text_column` has the name of
-        the corpus's text column: a whole text is longer than a span that does not begin at 0."""
+        """The whole text of the record's row."""
         values = {name: record["id" if name == self._id else name] for name in self.made_of}
         source = self._corpus.text
         if not is_template(source):

@@ -151,10 +151,9 @@ def _table_schema(
 
 
 def text_column_of(schema: pa.Schema) -> str | None:
-    """The column of a vectormill table that holds the embedded texts; None if they are not stored, or the table was
-    made by a release that did not mark the column and it is not called "text" (which no carried column can be)."""
+    """The column of a vectormill table that holds the embedded texts; None if they are not stored."""
     marked = (field.name for field in schema if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY])
-    return next(marked, "text" if "text" in schema.names else None)
+    return next(marked, None)
 
 
 @dataclass(frozen=True)

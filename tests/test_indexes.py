@@ -778,6 +778,15 @@ def test_full_text_on_a_carried_column(tmp_path):
             optimize(address, Said(), Wanted(full_text=column))
 
 
+def test_auto_takes_the_stored_text_whatever_its_name(tmp_path):
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": "a", "text": "a birch", "title": "Trees", "n": 1}])
+    config = job(tmp_path, corpus={"columns": ["title"]}, table={"text_column": "passage"})
+    run(config)
+    address = TableAddress(config.table.location, config.storage)
+    assert optimize(address, Said(), Wanted(full_text="auto"))["other_indexes"] == {"passage": "built"}
+    assert said_with(address, "birch", "passage") == ["a birch"]
+
+
 def test_full_text_of_a_table_without_text(tmp_path):
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": "a", "text": "x", "n": 1}])
     config = job(tmp_path)

@@ -446,20 +446,6 @@ def test_a_text_that_does_not_fit_its_span_is_none(tmp_path, tiny):
         Searcher(address(config), tiny).search("alpha")
 
 
-def test_a_table_of_an_earlier_release_did_not_mark_its_text_column(tmp_path, monkeypatch):
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": "x", "body": "alpha beta gamma " * 5, "n": 1}])
-    for name in ("text", "body"):
-        chunking = {"max_tokens": 8, "overlap_tokens": 2}
-        config = job(tmp_path, corpus={"text": "body"}, chunking=chunking, table={"name": name, "text_column": name})
-        with monkeypatch.context() as patched:
-            patched.setattr("pipelines.schema.TEXT_MARK", None)
-            run(config)
-        assert lance.dataset(config.table.location).schema.field(name).metadata is None
-        found = texts_of(config)
-        assert len(found) > 1
-        assert all(text in "alpha beta gamma " * 5 for text in found.values())
-
-
 def test_the_text_column_is_marked(mixed):
     assert lance.dataset(mixed.table.location).schema.field("text").metadata == TEXT_MARK
 
