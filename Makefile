@@ -1,8 +1,7 @@
 # Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-# --no-compile: most of what the packages hold is never imported; a minute less.
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check chaos kill-test mutations docs clean
 
