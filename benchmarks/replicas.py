@@ -57,8 +57,6 @@ def write_corpus(folder: Path, rows: int) -> None:
 @contextmanager
 def simulated_gpus(number: int) -> Iterator[str]:
     """The address of a cluster of one node with so many GPUs."""
-    # Workers that Ray starts beforehand would be of no use: those of the runs have py_modules.
-    os.environ.update(RAY_enable_worker_prestart="0", RAY_prestart_worker_first_driver="0")
     cluster = Cluster()
     cluster.add_node(num_cpus=CPUS, num_gpus=number, include_dashboard=False)
     try:
