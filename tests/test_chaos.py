@@ -3,6 +3,7 @@
 import json
 
 from chaos import __main__ as chaos
+from chaos.faults import Kind
 
 
 def test_a_few_faults(capsys):
@@ -15,3 +16,11 @@ def test_a_few_faults(capsys):
     assert result["records_judged"] > 0
     assert [result[fault] for fault in ("lost", "doubled", "unknown", "wrong", "torn")] == [0] * 5
     assert result["reads"] > 0
+
+
+def test_a_kind_of_fault_that_never_happens_is_not_well(capsys, monkeypatch):
+    """Such as one that looks for processes by a name that they no longer have."""
+    monkeypatch.setattr(chaos, "KINDS", [Kind("in vain", lambda trial: False)])
+    assert chaos.main(["--trial-seed", "3", "--engine", "inline", "--store", "folder"]) == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["ok"], result["never_happened"], result["failed_trial_seeds"]) == (False, ["in vain"], [])

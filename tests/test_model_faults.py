@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from chaos.faults import WORKERS
 from chaos.processes import descendants
 from jobs import Said, ids, job, rows, run, write_parquet
 
@@ -172,7 +173,7 @@ def kill_one_of_each(kinds, killed, over):
     left = set(kinds)
     while left and not over.is_set():
         for pid, title in titles().items():
-            for kind in [kind for kind in left if kind in title and title.startswith("ray::")]:
+            for kind in [kind for kind in left if title.startswith(kind)]:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -199,7 +200,7 @@ def test_killed_readers_tokenisers_replicas_and_writers_lose_nothing(tmp_path, e
     monkeypatch.setattr(tasks, "Tokenise", lambda *how: slow(real_tokenise(*how)))
     monkeypatch.setattr(embed_module, "Write", lambda *how: slow(real_write(*how)))
     monkeypatch.setattr(tasks, "embedder", lambda spec: slow(embedder(spec)))
-    kinds = ["MapBatches(read)", "MapBatches(tokenise)", "MapBatches(Replica)", "MapBatches(write)"]
+    kinds = list(WORKERS.values())
     killed, over = [], threading.Event()
     killer = threading.Thread(target=kill_one_of_each, args=(kinds, killed, over))
     killer.start()

@@ -42,6 +42,8 @@ from chaos.processes import end_leftovers
 from chaos.setup import ENGINES, FAULTY, STORES, Setup
 from chaos.trial import Trial
 
+TRIES = 5  # after so many a kind of fault must have happened
+
 
 class Suite:
     """Trials side by side, and their sums."""
@@ -51,6 +53,7 @@ class Suite:
         self.folder = folder
         self.endpoint = endpoint
         self.began = time.monotonic()
+        self.tried: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
         self.failed: list[int] = []
@@ -106,6 +109,7 @@ class Suite:
         return [kind for kind in KINDS if kind.fits(setup) and self.options.only in kind.name]
 
     def _add(self, trial: Trial, name: str, seconds: float) -> None:
+        self.tried += trial.tried
         self.faults += trial.faults
         found = trial.found
         self.sums["records judged"] += found.records
@@ -125,10 +129,14 @@ class Suite:
         )
 
     def result(self) -> dict[str, Any]:
+        """A kind that was often tried and never happened as meant tests nothing: that is not well either."""
+        never = sorted(kind for kind, times in self.tried.items() if times >= TRIES and not self.faults[kind])
+        wrong = self.failed or never or any(self.sums[fault] for fault in FAULTS)
         return {
-            "ok": not self.failed and not any(self.sums[fault] for fault in FAULTS) and not self.stopping.is_set(),
+            "ok": not wrong and not self.stopping.is_set(),
             "faults": self.faults.total(),
             "by_kind": dict(sorted(self.faults.items())),
+            "never_happened": never,
             **{name.replace(" ", "_"): count for name, count in self.sums.items()},
             "failed_trial_seeds": self.failed,
             "seconds": round(self.seconds, 1),
@@ -147,6 +155,7 @@ def run(trial: Trial, kinds: list[Kind], suite: Suite) -> None:
         for kind in trial.chance.choices(kinds, [kind.weight for kind in kinds], k=trial.setup.faults):
             if trial.off or suite.enough():
                 break
+            trial.tried[kind.name] += 1
             if kind.inflict(trial):
                 trial.faults[kind.name] += 1
             trial.settle()

@@ -43,6 +43,7 @@ class Trial:
         self.started = 0
         self.left: set[Process] = set()  # of drivers killed earlier
         self.first_commit_seconds = 3.0 if setup.engine == "inline" else 20.0
+        self.tried: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.off: list[str] = []
         self.found = Found()
@@ -78,7 +79,8 @@ class Trial:
 
     def ensure_work(self) -> None:
         """Enough for a driver to be hit while it works."""
-        least = self.setup.rows_per_unit * round(2 / self.setup.seconds_per_unit)
+        seconds = 2 if self.setup.engine == "inline" else 6
+        least = self.setup.rows_per_unit * round(seconds / self.setup.seconds_per_unit)
         while self.remaining() < least and len(self.expectation.files) < MOST_FILES:
             self.add_files(3)
 
