@@ -137,10 +137,11 @@ class RayExecutor:
 
     def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
         missing = {unit.id for span in spans for bundle in span for unit in bundle}
+        first_seconds: float | None = None
         for _ in range(MOST_EXECUTIONS):
             if not spans:
                 return
-            dead, watch = _dead_nodes(), self._watch(stages)
+            dead, watch = _dead_nodes(), self._watch(stages, first_seconds)
             try:
                 for parcel in self._stream(read, stages, spans, watch):
                     missing.difference_update(unit.id for unit in parcel.bundle)
@@ -150,6 +151,7 @@ class RayExecutor:
             except ReplicasGone:
                 stages = [_fitting(stage) for stage in stages]
             # What was on a node that died is no row's fault.
+            first_seconds = watch.first
             spans = [rest for span in spans if (rest := left_of(span, missing))]
 
     def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Parcel]:
@@ -186,11 +188,11 @@ class RayExecutor:
                 "stays; the same command goes on from there."
             ) from bad
 
-    def _watch(self, stages: Sequence[Stage]) -> Watch:
+    def _watch(self, stages: Sequence[Stage], before: float | None) -> Watch:
         pool = next((stage for stage in stages if stage.replicas is not None), None)
         if pool is None or pool.replicas is None:
             return Watch()
-        return Watch(pool.replicas.max, functools.partial(_room, pool), LOOK_SECONDS)
+        return Watch(pool.replicas.max, functools.partial(_room, pool), LOOK_SECONDS, before)
 
     def _head_is_lost(self) -> NoReturn:
         self._head_lost = True

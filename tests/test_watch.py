@@ -11,7 +11,7 @@ from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
 from pipelines.executor import Parcel, Stage, left_of
 from pipelines.plan import Unit
-from pipelines.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
+from pipelines.watch import AGAIN_SECONDS, NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 
 
 class Clock:
@@ -96,6 +96,23 @@ def test_no_room_at_all_is_waited_for_but_not_for_ever(clock):
     step(found, clock, NO_ROOM_SECONDS - 10)
     with pytest.raises(VectormillError, match="no node of the cluster could hold a replica"):
         step(found, clock, 20)
+
+
+@pytest.mark.parametrize(("before", "seconds"), [(20.0, AGAIN_SECONDS), (1000.0, 3000.0)])
+def test_what_is_run_again_after_a_node_was_lost_is_not_waited_for_for_ever(clock, before, seconds):
+    """Ray may have restarted a replica of the execution before, for nobody, on the GPU that this one waits for."""
+    found = Watch(4, lambda: 1, look_seconds=1, before=before)
+    step(found, clock, seconds - 1)
+    with pytest.raises(VectormillError, match=r"a node was lost.*nothing has come for .* minutes.*the same command"):
+        step(found, clock, 2)
+
+
+def test_what_is_run_again_is_waited_for_once_it_comes(clock):
+    found = Watch(4, lambda: 1, look_seconds=1, before=20.0)
+    step(found, clock, 30)
+    found.came()
+    assert found.first == 30
+    step(found, clock, 10 * AGAIN_SECONDS)
 
 
 def test_it_does_nothing_in_a_worker():
