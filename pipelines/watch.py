@@ -41,13 +41,12 @@ class Watch:
     ):
         self.first: float | None = None  # seconds that the first parcel took
         self._before = before
-        self._began = time.monotonic()
         self._replicas = replicas
         self._room = room
         self._look_seconds = look_seconds
         self._most_room = 0
-        self._looked = self._last = time.monotonic()
-        self._longest: float | None = None
+        self._looked = self._last = self._without_room = time.monotonic()
+        self._longest = 0.0
 
     def __call__(self) -> Watch:
         """Ray Data makes an instance for each execution; this is the one."""
@@ -61,8 +60,9 @@ class Watch:
         """A parcel came. How long the first one takes says nothing: the model had to be loaded."""
         now = time.monotonic()
         if self.first is None:
-            self.first = now - self._began
-        self._longest = 0.0 if self._longest is None else max(self._longest, now - self._last)
+            self.first = now - self._last
+        else:
+            self._longest = max(self._longest, now - self._last)
         self._last = now
 
     def on_execution_step(self, executor: object) -> None:
@@ -73,13 +73,16 @@ class Watch:
         self._looked = now
         room, silent = self._room(), now - self._last
         self._most_room = max(self._most_room, room)
-        if self.first is None and self._before is not None and silent > max(AGAIN_SECONDS, 3 * self._before):
+        if not room:
+            self._without_room = now
+        idle = now - max(self._last, self._without_room)
+        if self.first is None and self._before is not None and idle > max(AGAIN_SECONDS, 3 * self._before):
             raise VectormillError(
-                f"a node was lost; what was on it is run again, but nothing has come for {silent / 60:.0f} minutes. "
-                "What is committed stays; the same command goes on from there."
+                f"a node was lost; what was on it is run again, but nothing has come for {idle / 60:.0f} minutes, "
+                "although there is room. What is committed stays; the same command goes on from there."
             )
         if 0 < room < min(self._most_room, self._replicas):
-            if silent > max(PATIENCE_SECONDS, 3 * (self._longest or 0.0)):
+            if silent > max(PATIENCE_SECONDS, 3 * self._longest):
                 raise ReplicasGone
         elif not room and silent > NO_ROOM_SECONDS:
             raise VectormillError(

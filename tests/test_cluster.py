@@ -130,9 +130,8 @@ class Driver:
                 "commit_every_seconds": 0.5,
             },
         }
-        self.job = folder / "job.yaml"
-        self.job.write_text(yaml.safe_dump(job))
-        command = [sys.executable, "-c", DRIVER, str(self.job), str(self.log), str(self.allowed)]
+        (folder / "job.yaml").write_text(yaml.safe_dump(job))
+        command = [sys.executable, "-c", DRIVER, str(folder / "job.yaml"), str(self.log), str(self.allowed)]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=errors

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import yaml
 from jobs import job, write_parquet
 
@@ -41,57 +42,35 @@ def test_a_thread_inside_lance_does_not_abort_a_stopped_run(tmp_path):
     assert "stopped. What is committed stays" in done.stderr
 
 
-# Lance asks for signals while it reads, and hands what a handler raises on as an error of Arrow.
-READING = textwrap.dedent(
-    """
-    import os, signal, sys
-    import pyarrow as pa
-    from pipelines import cli, contents
-    from pipelines.errors import Stopped
+# Whoever asks for signals while a call waits may raise something else in place of what the handler raised.
+IN_ITS_PLACE = """
+import os, signal, sys
+import pyarrow as pa
+from pipelines import cli, contents, prepare
+from pipelines.errors import Stopped
 
-    def interrupted(table):
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except Stopped as stop:
-            error = pa.ArrowInvalid(f"External error: Stopped: {stop}")
-        raise error
+def interrupted(*arguments, **options):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Stopped as stop:
+        error = {error}
+    raise error
 
-    contents.units = interrupted
-    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
-    cli.main()
-    """
+{place} = interrupted
+sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        pytest.param("contents.units", 'pa.ArrowInvalid(f"External error: Stopped: {stop}")', id="Lance"),
+        pytest.param("prepare.scan_all", "KeyboardInterrupt()", id="Ray"),
+    ],
 )
-
-
-def test_a_stop_that_comes_back_as_an_error_of_arrow_is_a_stop(tmp_path):
-    done = embed(READING, tmp_path)
-    assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert "stopped. What is committed stays" in done.stderr
-
-
-# A call of Ray that waits asks for signals too, and raises a plain KeyboardInterrupt whatever a handler raises.
-ASKING_RAY = textwrap.dedent(
-    """
-    import os, signal, sys
-    from pipelines import cli, prepare
-    from pipelines.errors import Stopped
-
-    def interrupted(*arguments, **options):
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-        except Stopped:
-            pass
-        raise KeyboardInterrupt
-
-    prepare.scan_all = interrupted
-    sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
-    cli.main()
-    """
-)
-
-
-def test_a_stop_that_comes_back_as_a_plain_interrupt_keeps_its_exit_code(tmp_path):
-    done = embed(ASKING_RAY, tmp_path)
+def test_a_stop_that_comes_back_as_another_error_is_a_stop(tmp_path, place, error):
+    done = embed(IN_ITS_PLACE.format(place=place, error=error), tmp_path)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped. What is committed stays" in done.stderr
 

@@ -107,6 +107,17 @@ def test_what_is_run_again_after_a_node_was_lost_is_not_waited_for_for_ever(cloc
         step(found, clock, 2)
 
 
+def test_what_is_run_again_has_its_time_from_when_there_is_room(clock):
+    """The node that takes the place of the lost one may take long to come."""
+    room = [0]
+    found = Watch(4, lambda: room[0], look_seconds=1, before=20.0)
+    step(found, clock, 4 * AGAIN_SECONDS)
+    room[0] = 1
+    step(found, clock, AGAIN_SECONDS - 1)
+    with pytest.raises(VectormillError, match="although there is room"):
+        step(found, clock, 2)
+
+
 def test_what_is_run_again_is_waited_for_once_it_comes(clock):
     found = Watch(4, lambda: 1, look_seconds=1, before=20.0)
     step(found, clock, 30)

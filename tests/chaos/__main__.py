@@ -42,7 +42,7 @@ from chaos.processes import end_leftovers
 from chaos.setup import ENGINES, FAULTY, STORES, Setup
 from chaos.trial import Trial
 
-TRIES = 5  # after so many a kind of fault must have happened
+TRIES = 10  # after so many a kind of fault must have happened
 
 
 class Suite:
