@@ -61,36 +61,52 @@ class RayExecutor:
     _left_open = False  # by the last executor of this process, see close
 
     def __init__(self, address: str | None, replicas: int = 1):
+        self._address = address
         self._own = address is None
-        log_level = logging.ERROR
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": log_level}
+        self._head_lost = False
+        self._unfinished = 0  # executions whose results were not all taken
+        self._dead: set[str] | None = None  # nodes, before the last execution
         if self._own:
             cpus = max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)
-            options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+            options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             for name, value in IN_WORKERS.items():
                 os.environ.setdefault(name, value)  # a runtime_env would waste the workers that Ray starts beforehand
         else:
             packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "actors")]
-            options |= {"address": address, "runtime_env": {"py_modules": packages, "env_vars": IN_WORKERS}}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        if address is not None and address != "auto":
-            must_answer(address)
+            options = {"address": address, "runtime_env": {"py_modules": packages, "env_vars": IN_WORKERS}}
+        self._options: dict[str, Any] = options
         if RayExecutor._left_open:
             ray.shutdown()
             RayExecutor._left_open = False
+        self._connect()
+
+    def _connect(self) -> None:
+        """Begin a job on the cluster. Raises VectormillError."""
+        log_level = logging.ERROR
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+        if self._address is not None and self._address != "auto":
+            must_answer(self._address)
         try:
-            ray.init(**options)
+            ray.init(log_to_driver=False, logging_level=log_level, **self._options)
         except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
             own = "is there enough shared memory, or is the machine too busy? The same command may do in a minute"
-            hint = "run.address: null starts Ray on this machine" if address else own
-            raise VectormillError(f"cannot start or reach Ray (run.address: {address}): {bad}; {hint}") from bad
+            hint = own if self._own else "run.address: null starts Ray on this machine"
+            raise VectormillError(f"cannot start or reach Ray (run.address: {self._address}): {bad}; {hint}") from bad
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit
         logging.getLogger("ray").setLevel(log_level)
         logging.getLogger("ray.data").setLevel(log_level)
         self._head: str = ray.get_runtime_context().gcs_address
-        self._head_lost = False
-        self._unfinished = 0  # executions whose results were not all taken
+
+    def _as_a_new_job(self) -> None:
+        """Ray may keep the replicas of an execution that is over but lost a node, and restart them, for nobody, on the
+        GPUs that the next one waits for. They end with their job. Not done while a thread may still ask, see close."""
+        if not self._own and not self._unfinished:
+            ray.shutdown()
+            try:
+                self._connect()
+            except VectormillError:
+                self._head_is_lost()
 
     @property
     def gpus(self) -> int:
@@ -137,13 +153,15 @@ class RayExecutor:
 
     def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
         missing = {unit.id for span in spans for bundle in span for unit in bundle}
-        first_seconds: float | None = None
         for _ in range(MOST_EXECUTIONS):
             if not spans:
                 return
-            dead, watch = _dead_nodes(), self._watch(stages, first_seconds)
+            dead = _dead_nodes()
+            if self._dead is not None and not dead <= self._dead:
+                self._as_a_new_job()
+            self._dead = dead
             try:
-                for parcel in self._stream(read, stages, spans, watch):
+                for parcel in self._stream(read, stages, spans, self._watch(stages)):
                     missing.difference_update(unit.id for unit in parcel.bundle)
                     yield parcel
                 if not missing or _dead_nodes() <= dead:
@@ -151,7 +169,6 @@ class RayExecutor:
             except ReplicasGone:
                 stages = [_fitting(stage) for stage in stages]
             # What was on a node that died is no row's fault.
-            first_seconds = watch.first
             spans = [rest for span in spans if (rest := left_of(span, missing))]
 
     def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Parcel]:
@@ -180,6 +197,9 @@ class RayExecutor:
                     watch.came()
                     yield from decode(batch)
             self._unfinished -= 1
+        except ReplicasGone:  # from the execution's own loop, which has ended with it
+            self._unfinished -= 1
+            raise
         except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
             if not answers(self._head):
                 self._head_is_lost()
@@ -188,11 +208,11 @@ class RayExecutor:
                 "stays; the same command goes on from there."
             ) from bad
 
-    def _watch(self, stages: Sequence[Stage], before: float | None) -> Watch:
+    def _watch(self, stages: Sequence[Stage]) -> Watch:
         pool = next((stage for stage in stages if stage.replicas is not None), None)
         if pool is None or pool.replicas is None:
             return Watch()
-        return Watch(pool.replicas.max, functools.partial(_room, pool), LOOK_SECONDS, before)
+        return Watch(pool.replicas.max, functools.partial(_room, pool), LOOK_SECONDS)
 
     def _head_is_lost(self) -> NoReturn:
         self._head_lost = True

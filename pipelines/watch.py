@@ -15,7 +15,6 @@ from pipelines.errors import VectormillError
 
 PATIENCE_SECONDS = 60.0  # of silence after a node was lost, or three times the longest silence before
 NO_ROOM_SECONDS = 3600.0  # to wait for a node that can hold a replica
-AGAIN_SECONDS = 600.0  # for the first parcel after a node was lost, or three times what the one before it took
 
 
 class ReplicasGone(Exception):
@@ -28,25 +27,15 @@ def _nothing() -> int:
 
 class Watch:
     """A callback of Ray Data's loop, called between two steps. replicas: the most there may be; 0: there is no pool.
-    room: how many the nodes that are up can hold, asked every `look_seconds`. before: how long the first parcel took in
-    the execution that lost a node, if this one is to make up for it; then Ray may keep a GPU for a replica of that one,
-    which it restarts for nobody."""
+    room: how many the nodes that are up can hold, asked every `look_seconds`."""
 
-    def __init__(
-        self,
-        replicas: int = 0,
-        room: Callable[[], int] = _nothing,
-        look_seconds: float = 0,
-        before: float | None = None,
-    ):
-        self.first: float | None = None  # seconds that the first parcel took
-        self._before = before
+    def __init__(self, replicas: int = 0, room: Callable[[], int] = _nothing, look_seconds: float = 0):
         self._replicas = replicas
         self._room = room
         self._look_seconds = look_seconds
         self._most_room = 0
-        self._looked = self._last = self._without_room = time.monotonic()
-        self._longest = 0.0
+        self._looked = self._last = time.monotonic()
+        self._longest: float | None = None
 
     def __call__(self) -> Watch:
         """Ray Data makes an instance for each execution; this is the one."""
@@ -59,10 +48,7 @@ class Watch:
     def came(self) -> None:
         """A parcel came. How long the first one takes says nothing: the model had to be loaded."""
         now = time.monotonic()
-        if self.first is None:
-            self.first = now - self._last
-        else:
-            self._longest = max(self._longest, now - self._last)
+        self._longest = 0.0 if self._longest is None else max(self._longest, now - self._last)
         self._last = now
 
     def on_execution_step(self, executor: object) -> None:
@@ -73,16 +59,8 @@ class Watch:
         self._looked = now
         room, silent = self._room(), now - self._last
         self._most_room = max(self._most_room, room)
-        if not room:
-            self._without_room = now
-        idle = now - max(self._last, self._without_room)
-        if self.first is None and self._before is not None and idle > max(AGAIN_SECONDS, 3 * self._before):
-            raise VectormillError(
-                f"a node was lost; what was on it is run again, but nothing has come for {idle / 60:.0f} minutes, "
-                "although there is room. What is committed stays; the same command goes on from there."
-            )
         if 0 < room < min(self._most_room, self._replicas):
-            if silent > max(PATIENCE_SECONDS, 3 * self._longest):
+            if silent > max(PATIENCE_SECONDS, 3 * (self._longest or 0.0)):
                 raise ReplicasGone
         elif not room and silent > NO_ROOM_SECONDS:
             raise VectormillError(

@@ -11,7 +11,7 @@ from pipelines.config import ReplicaRange
 from pipelines.errors import ConfigError, VectormillError
 from pipelines.executor import Parcel, Stage, left_of
 from pipelines.plan import Unit
-from pipelines.watch import AGAIN_SECONDS, NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
+from pipelines.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 
 
 class Clock:
@@ -98,34 +98,6 @@ def test_no_room_at_all_is_waited_for_but_not_for_ever(clock):
         step(found, clock, 20)
 
 
-@pytest.mark.parametrize(("before", "seconds"), [(20.0, AGAIN_SECONDS), (1000.0, 3000.0)])
-def test_what_is_run_again_after_a_node_was_lost_is_not_waited_for_for_ever(clock, before, seconds):
-    """Ray may have restarted a replica of the execution before, for nobody, on the GPU that this one waits for."""
-    found = Watch(4, lambda: 1, look_seconds=1, before=before)
-    step(found, clock, seconds - 1)
-    with pytest.raises(VectormillError, match=r"a node was lost.*nothing has come for .* minutes.*the same command"):
-        step(found, clock, 2)
-
-
-def test_what_is_run_again_has_its_time_from_when_there_is_room(clock):
-    """The node that takes the place of the lost one may take long to come."""
-    room = [0]
-    found = Watch(4, lambda: room[0], look_seconds=1, before=20.0)
-    step(found, clock, 4 * AGAIN_SECONDS)
-    room[0] = 1
-    step(found, clock, AGAIN_SECONDS - 1)
-    with pytest.raises(VectormillError, match="although there is room"):
-        step(found, clock, 2)
-
-
-def test_what_is_run_again_is_waited_for_once_it_comes(clock):
-    found = Watch(4, lambda: 1, look_seconds=1, before=20.0)
-    step(found, clock, 30)
-    found.came()
-    assert found.first == 30
-    step(found, clock, 10 * AGAIN_SECONDS)
-
-
 def test_it_does_nothing_in_a_worker():
     found = pickle.loads(pickle.dumps(watched([0])))
     found.on_execution_step(None)
@@ -177,11 +149,13 @@ class Executions:
     """Stands for Ray Data: each execution gives the units that it is told to, and may lose a node."""
 
     def __init__(self, monkeypatch, *script):
-        self.asked, self._script, self._dead = [], list(script), set()
+        self.asked, self.jobs, self._script, self._dead = [], [], list(script), set()
         monkeypatch.setattr(ray_executor, "_dead_nodes", lambda: set(self._dead))
         monkeypatch.setattr(ray_executor, "_room", lambda stage: 2)
         self.executor = object.__new__(ray_executor.RayExecutor)
+        self.executor._dead = None
         self.executor._stream = self._stream
+        self.executor._as_a_new_job = lambda: self.jobs.append(len(self.asked))
 
     def _stream(self, read, stages, spans, watch):
         self.asked.append(
@@ -190,10 +164,10 @@ class Executions:
         given, event = self._script.pop(0)
         for start in given:
             yield Parcel((row(start),))
+        if event:
+            self._dead.add(len(self.asked))
         if event == "gone":
             raise ReplicasGone
-        if event == "node lost":
-            self._dead.add(len(self.asked))
 
     def run(self, *starts):
         stage = Stage("embed", lambda: None, num_gpus=1, replicas=ReplicaRange(min=4, max=8))
@@ -209,17 +183,41 @@ def test_units_that_were_on_a_lost_node_are_run_again_at_once(monkeypatch):
     found = Executions(monkeypatch, ([1, 3], "node lost"), ([2, 4], None))
     assert found.run(1, 2, 3, 4) == [1, 3, 2, 4]
     assert found.asked == [([1, 2, 3, 4], 4), ([2, 4], 4)]
+    assert found.jobs == [1], "what Ray keeps of the first execution goes with its job"
 
 
 def test_units_lost_without_a_node_are_left_to_be_narrowed_down(monkeypatch):
     found = Executions(monkeypatch, ([1, 3], None))
     assert found.run(1, 2, 3) == [1, 3]
+    assert found.jobs == []
 
 
 def test_units_that_wait_for_replicas_that_are_gone_are_run_by_those_there_is_room_for(monkeypatch):
     found = Executions(monkeypatch, ([1], "gone"), ([2, 3], None))
     assert found.run(1, 2, 3) == [1, 2, 3]
     assert found.asked == [([1, 2, 3], 4), ([2, 3], 2)]
+    assert found.jobs == [1]
+
+
+def test_the_next_list_too_is_free_of_the_replicas_of_an_execution_that_lost_a_node(monkeypatch):
+    """Ray may have run all of its units again by itself, and keep its replicas all the same."""
+    found = Executions(monkeypatch, ([1, 2], "node lost"), ([3], None), ([4], None))
+    assert [found.run(1, 2), found.run(3), found.run(4)] == [[1, 2], [3], [4]]
+    assert found.jobs == [1]
+
+
+def test_a_head_that_is_lost_before_the_new_job_ends_the_run_with_one_message(monkeypatch):
+    executor = object.__new__(ray_executor.RayExecutor)
+    executor._own, executor._unfinished, executor._head = False, 0, "10.0.0.1:6379"
+    monkeypatch.setattr(ray_executor.ray, "shutdown", lambda: None)
+
+    def connect():
+        raise VectormillError("nobody there")
+
+    executor._connect = connect
+    with pytest.raises(VectormillError, match=r"head node at 10\.0\.0\.1:6379 does not answer any more.*committed"):
+        executor._as_a_new_job()
+    assert executor.describe() == {"engine": "ray", "ray": ray_executor.ray.__version__}
 
 
 def test_running_again_is_bounded(monkeypatch):
