@@ -13,6 +13,9 @@ import pytest
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
+# Tests run in several processes at once, and OpenMP's threads wait by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Triton decides when it is first imported (by transformers, in most test files) whether it compiles its kernels or
 # interprets them. Without a GPU it can only interpret.
 if not Path("/dev/nvidiactl").exists():

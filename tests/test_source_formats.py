@@ -16,7 +16,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import CorpusConfig, StorageConfig
@@ -222,6 +222,7 @@ PARTS = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None)
+@example([b"a", b"a", b"\n", b"\r\n", b"a"], "csv", 2, 3)  # a block that holds a blank line and nothing else
 @given(st.lists(PARTS, max_size=60), st.sampled_from(["jsonl", "csv", "txt"]), st.integers(1, 9), st.integers(3, 40))
 def test_any_bytes_are_counted_as_they_are_read(parts: list[bytes], kind: str, rows_per_unit: int, block: int) -> None:
     """Whatever a file holds: small units and small blocks give the rows that one unit and one block give."""

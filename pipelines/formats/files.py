@@ -127,7 +127,7 @@ class ShardFile:
 
 def overlap(units: Sequence[Unit], start: int, stop: int) -> tuple[int, int] | None:
     """The smallest range in [start, stop) that holds all rows which `units` ask for there; None for no rows."""
-    inside = [u for u in units if u.start < stop and u.stop > start]
+    inside = [u for u in units if max(u.start, start) < min(u.stop, stop)]
     return (max(start, inside[0].start), min(stop, inside[-1].stop)) if inside else None
 
 
