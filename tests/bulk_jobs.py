@@ -38,7 +38,7 @@ def rerank_job(tmp_path, **sections):
         },
         "model": {"weights": "fake"},
         "table": {"uri": str(tmp_path / "db"), "name": "scores"},
-        "run": {"engine": "inline", "rows_per_unit": 16, "commit_every_seconds": 0.001, "max_bad_rows": 0.9},
+        "run": {"engine": "inline", "rows_per_unit": 16, "commit_every_seconds": 1e-9, "max_bad_rows": 0.9},
     }
     for name, values in sections.items():
         if isinstance(values, dict):

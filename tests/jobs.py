@@ -45,7 +45,7 @@ def job(tmp_path, **sections):
         "corpus": {"uri": str(tmp_path / "corpus"), "id": "doc_id", "columns": ["n"]},
         "model": {"weights": "fake"},
         "table": {"uri": str(tmp_path / "db"), "name": "t"},
-        "run": {"engine": "inline", "rows_per_unit": 16, "commit_every_seconds": 0.001, "max_bad_rows": 0.9},
+        "run": {"engine": "inline", "rows_per_unit": 16, "commit_every_seconds": 1e-9, "max_bad_rows": 0.9},
     }
     for name, values in sections.items():
         if values is None:

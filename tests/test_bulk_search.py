@@ -28,7 +28,7 @@ from pipelines.schema import SEARCHED
 from pipelines.search import Query, Searcher
 from pipelines.storage import read_bytes, writing
 
-INLINE = RunConfig(engine="inline", rows_per_unit=8, commit_every_seconds=0.001)
+INLINE = RunConfig(engine="inline", rows_per_unit=8, commit_every_seconds=1e-9)
 COLUMNS = ["query_id", "rank", "id", "similarity", "relevance", "first_rank", "chunk", "start", "end", "n", "text"]
 QUERIES = [{"id": f"q{n}", "text": text_of(n * 3)} for n in range(30)]
 QUERIES[3]["text"] = ""
