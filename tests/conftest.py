@@ -15,11 +15,32 @@ hypothesis.settings.load_profile("no deadline")
 
 # Tests run in several processes at once, and OpenMP's threads wait by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers give way to every other process, 15 steps of `nice`: beside other tests they would hardly come on.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+LONG = (
+    "cluster",
+    "engines",
+    "cranfield",
+    "model_faults",
+    "storage_faults",
+    "benchmarks",
+    "indexes",
+    "bulk_search",
+    "bulk",
+)
 
 # Triton decides when it is first imported (by transformers, in most test files) whether it compiles its kernels or
 # interprets them. Without a GPU it can only interpret.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that the processes end at about the same time (Makefile: a file's tests run
+    in one process, in the order given)."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(autouse=True)

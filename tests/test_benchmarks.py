@@ -1,4 +1,5 @@
-"""The benchmarks run, in their tiniest size: what they measure here means nothing."""
+"""The benchmarks run, in their tiniest size: what they measure here means nothing. Those that load Qwen's tokenizer,
+sentence-transformers or a cluster are slow even so: `make test-slow`."""
 
 import importlib.util
 import json
@@ -69,6 +70,7 @@ def test_history():
     assert [step["units"] for step in found["checkpoint"]] == [100, 200]
 
 
+@pytest.mark.slow
 def test_engine():
     if importlib.util.find_spec("dashscope") is None:
         pytest.skip("the package dashscope, whose vocabulary is Qwen's, is not installed")
@@ -78,6 +80,7 @@ def test_engine():
     assert set(found["qwen"]["cpu_us_per_row"]) == {"read", "tokenise", "write"}
 
 
+@pytest.mark.slow
 def test_rerank():
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is one side of this benchmark")
     if importlib.util.find_spec("dashscope") is None:
@@ -88,6 +91,7 @@ def test_rerank():
     assert found["times_plain"] > 0
 
 
+@pytest.mark.slow
 def test_tokenise():
     if importlib.util.find_spec("dashscope") is None:
         pytest.skip("the package dashscope, whose vocabulary is Qwen's, is not installed")
@@ -96,6 +100,7 @@ def test_tokenise():
     assert found["exact"]["as it is"]["compared"]
 
 
+@pytest.mark.slow
 def test_replicas():
     """Two replicas on a cluster of simulated GPUs."""
     found = run("replicas", "--replicas", "2", "--seconds", "4", "--unit-seconds", "0.25")
@@ -103,6 +108,7 @@ def test_replicas():
     assert found["efficiency"] == {"2": 1}, "of the fewest"
 
 
+@pytest.mark.slow
 def test_search():
     size = ("--rows", "1500", "--dimensions", "32", "--queries", "5", "--rerank", "0", "--index", "ivf_sq")
     found = run("search", *size)["sides"]
