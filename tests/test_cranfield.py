@@ -34,7 +34,7 @@ S3_DOCUMENTS = 64
 
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason="the Cranfield collection is not beside the project"),
-    pytest.mark.timeout(1200),  # two minutes on two cores that are free, which they are not
+    pytest.mark.timeout(1200),  # minutes where the cores are not free
 ]
 
 
