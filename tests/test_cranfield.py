@@ -1,8 +1,8 @@
 """Real text and the real model: the table must find what the model finds, exactly and through the index, and a table
 on S3 through Ray must hold the vectors of the one that was made here.
 
-The first 500 documents are embedded once for all tests, with the judgments that are about them; with
-CRANFIELD_DOCUMENTS=1400 the whole collection is, which takes minutes."""
+The first 128 tokens of the first 500 documents are embedded once for all tests, with the judgments that are about them;
+with CRANFIELD_DOCUMENTS=1400 the whole collection is, in the model's 256 tokens, which takes minutes."""
 
 import json
 import os
@@ -26,10 +26,11 @@ DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cranfield"
 DOCUMENTS = int(os.environ.get("CRANFIELD_DOCUMENTS", "500"))
 # By sentence-transformers 6.2.0, all-MiniLM-L6-v2, title + " " + text, exact cosine search, pytrec_eval.
 REFERENCE = {
-    500: {"nDCG@10": 0.4540, "recall@100": 0.8930},
+    500: {"nDCG@10": 0.4512, "recall@100": 0.8724},
     1400: {"nDCG@10": 0.3998, "recall@100": 0.7724},
 }[DOCUMENTS]
 QUERIES, JUDGMENTS, EMPTY = {500: (140, 581, 1), 1400: (225, 1837, 2)}[DOCUMENTS]
+TOKENS = {500: 128, 1400: 256}[DOCUMENTS]
 S3_DOCUMENTS = 64
 
 pytestmark = [
@@ -60,7 +61,8 @@ def cranfield_job(folder, uri, **sections):
     return job(
         folder,
         corpus=corpus,
-        model={"weights": "bundled", "dtype": "float32"},  # which a CPU with bfloat16 would not choose
+        # A CPU with bfloat16 would not choose float32.
+        model={"weights": "bundled", "dtype": "float32", "max_tokens": TOKENS},
         run={"rows_per_unit": 256, "commit_every_seconds": 10, **sections.pop("run", {})},
         **sections,
     )
@@ -99,7 +101,7 @@ def test_exact_search_finds_what_the_model_finds(embedded, collection):
         assert exact[name]["low"] < value < exact[name]["high"]
     full, half = line_of(found, 384, "float32"), line_of(found, 384, "float16")
     assert full["nDCG@10"] == exact["nDCG@10"]
-    assert abs(half["nDCG@10"]["mean"] - full["nDCG@10"]["mean"]) < 0.001
+    assert abs(half["nDCG@10"]["mean"] - full["nDCG@10"]["mean"]) < 0.002
     small = [line_of(found, size, "float32")["nDCG@10"]["mean"] for size in (384, 256, 128, 64, 32)]
     assert small == sorted(small, reverse=True)
     taken = next(one for one in found["choices"] if one["recommended"])
@@ -114,9 +116,9 @@ def test_a_cut_vector_is_what_the_job_would_store(embedded):
         texts[document["_id"]] = f"{document['title']} {document['text']}"
     stored = vectors(embedded[0])
     whole = np.stack([stored[name] for name in texts])
-    made = Embedder(ModelSpec("bundled", dimensions=64, device="cpu", dtype="float32")).embed_documents(
-        list(texts.values())
-    )
+    made = Embedder(
+        ModelSpec("bundled", dimensions=64, max_tokens=TOKENS, device="cpu", dtype="float32")
+    ).embed_documents(list(texts.values()))
     assert np.abs(forms.cut(whole, 64) - made).max() < 1e-5
 
 
