@@ -43,6 +43,7 @@ docs: .venv/dev.done
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("vectormill needs Python 3.11 or newer; try: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "making .venv ..."
 	@$(PYTHON) -m venv .venv
 
 .venv/run.done: pyproject.toml constraints.txt | $(BIN)/python

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's workers give way to every other process, 15 steps of `nice`: beside other tests they would hardly come on.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-LONG = (
+LONG_FILES = (
     "cluster",
     "engines",
     "cranfield",
@@ -39,8 +39,8 @@ if not Path("/dev/nvidiactl").exists():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that the processes end at about the same time (Makefile: a file's tests run
     in one process, in the order given)."""
-    places = {f"test_{name}": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+    places = {f"test_{name}": place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG_FILES)))
 
 
 @pytest.fixture(autouse=True)

@@ -206,6 +206,28 @@ def test_the_next_list_too_is_free_of_the_replicas_of_an_execution_that_lost_a_n
     assert found.jobs == [1]
 
 
+class Abandoned:
+    """Stands for a dataset whose execution is given up."""
+
+    def map_batches(self, *_, **__):
+        return self
+
+    def iter_batches(self, **_):
+        raise ReplicasGone
+        yield
+
+
+def test_an_execution_that_is_given_up_is_over(monkeypatch):
+    """Else what is left would not be run as a new job."""
+    executor = object.__new__(ray_executor.RayExecutor)
+    executor._unfinished, executor._head = 0, "127.0.0.1:1"
+    monkeypatch.setattr(ray_executor, "_set_context", lambda watch: None)
+    monkeypatch.setattr(ray_executor.ray.data, "from_items", lambda *_, **__: Abandoned())
+    with pytest.raises(ReplicasGone):
+        list(executor._stream(None, [], [], Watch()))
+    assert executor._unfinished == 0
+
+
 def test_a_head_that_is_lost_before_the_new_job_ends_the_run_with_one_message(monkeypatch):
     executor = object.__new__(ray_executor.RayExecutor)
     executor._own, executor._unfinished, executor._head = False, 0, "10.0.0.1:6379"
