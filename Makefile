@@ -8,7 +8,7 @@ COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/|/rllib/' .venv/lib ||
 .PHONY: demo test test-slow check chaos kill-test mutations docs clean
 
 demo: .venv/run.done
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/python -m pipelines.cli.demo
 
 # Three processes, a file's tests in one of them: much of the time is waiting, for starts of Ray, retries and time-outs.
 # In the order of conftest.py: the files of few but long tests must not come last, as they would by themselves.
@@ -28,15 +28,15 @@ check: .venv/dev.done
 
 # 1,000 random faults of every kind over small jobs, at least half an hour; `make chaos CHAOS="--help"`.
 chaos: .venv/dev.done
-	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+	$(BIN)/python -m tests.system.chaos $(CHAOS)
 
 # 20 random kill -9 of the driver, on Ray; the tables must verify. A few minutes.
 kill-test: .venv/dev.done
-	PYTHONPATH=tests $(BIN)/python -m chaos --faults 20 --minutes 0 --engine ray --only "kill -9 of the driver"
+	$(BIN)/python -m tests.system.chaos --faults 20 --minutes 0 --engine ray --only "kill -9 of the driver"
 
 # Switches off one loss-prevention rule at a time, in a copy; the tests must notice. Some minutes.
 mutations: .venv/dev.done
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python -m tests.house.mutations
 
 docs: .venv/dev.done
 	$(BIN)/python docs/generate.py

@@ -115,6 +115,6 @@ class ModelSpec:
             return self.dtype
         if self.resolve_device().startswith("cuda"):
             return "bfloat16"
-        from actors import cpu
+        from actors.device import cpu
 
         return "bfloat16" if cpu.bfloat16_is_faster() else "float32"

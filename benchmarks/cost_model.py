@@ -1,9 +1,9 @@
 """What 10^9 and 10^10 rows cost on 8, 64 and 512 GPUs: arithmetic over measured constants, as Markdown tables.
 
-    python benchmarks/cost_model.py
+    python -m benchmarks.cost_model
 
-docs/scale.md holds what this prints, and tests/test_cost_model.py fails when the two differ, or when the constants no
-longer give what benchmarks/scale.py found on the disk. Each constant says which script measured it.
+docs/scale.md holds what this prints, and tests/benchmarks/test_cost_model.py fails when the two differ, or when the
+constants no longer give what benchmarks/scale.py found on the disk. Each constant says which script measured it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from pipelines import embed, orphans, sizing
+from pipelines.run import run as embed
+from pipelines.run import sizing
+from pipelines.table import orphans
 
 # ---------------------------------------------------------------------- measured: 2 cores, local disk, one process
 

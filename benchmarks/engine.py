@@ -1,6 +1,6 @@
 """What the engine's path costs without a model: read, tokenise, write. Can it feed the GPUs?
 
-    python benchmarks/engine.py [--rows 32768] [--dimensions 1024] [--vector-dtype float32] [--no-ray] [--folder DIR]
+    python -m benchmarks.engine [--rows 32768] [--dimensions 1024] [--vector-dtype float32] [--no-ray] [--folder DIR]
 
 The corpus: text files of the installed packages cut into rows of 500 to 1,000 characters, as Parquet. The model is
 replaced by a stage that hands out ready vectors. Tokenizers: MiniLM's (bundled), Qwen3's as the tests rebuild it, and
@@ -30,25 +30,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-import machine
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import qwen_tokenizer
-import tokenise
-import write
 
-from actors import fast_tokenizer
 from actors.spec import ModelSpec
+from actors.tokenizer import batch as fast_tokenizer
+from benchmarks import machine, tokenise, write
 from pipelines.config import CorpusConfig, ReplicaRange, StorageConfig
-from pipelines.executor import Executor, InlineExecutor, Parcel, Reader, Stage
-from pipelines.lance_files import TableAddress
-from pipelines.lance_table import LanceTable
-from pipelines.plan import Span, Unit, bundles, cut, spans
-from pipelines.source import Corpus, scan_all
-from pipelines.stages import Tokenise, Write, reader
+from pipelines.corpus.corpus import Corpus, scan_all
+from pipelines.engine.stage import Executor, InlineExecutor, Parcel, Reader, Stage
+from pipelines.table.files import TableAddress
+from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import Tokenise, Write, reader
+from pipelines.units import Span, Unit, bundles, cut, spans
+from tests.support import qwen_tokenizer
 
 ROWS_PER_UNIT = 4_096
 ROWS_PER_SHARD = 8_192
@@ -209,14 +205,14 @@ def variant(name: str, folder: Path, options: Any) -> dict[str, Any]:
         fast_tokenizer.is_installed = lambda: False
     weights = "bundled" if name == "minilm" else str(qwen_tokenizer.write(folder))
     job = Job(folder, ModelSpec(weights, max_tokens=512), options.dimensions, options.vector_dtype)
-    from pipelines import stages
+    from pipelines.tasks import embed as stages
 
     words = "the quick brown fox's 3,141 jumps over it; "
     stages._tokenizer(job.spec).encode([words * 20] * (options.warm_up // (20 * len(words)) + 1))
     run_all(InlineExecutor(), job, ROWS_PER_UNIT)
     found = stages_alone(job, options.rows)
     if name == "qwen_fastokens" and not options.no_ray:
-        from pipelines.ray_executor import RayExecutor
+        from pipelines.engine.ray import RayExecutor
 
         found["inline_cpu_us_per_row"] = slope(InlineExecutor(), job, options.rows)
         engine = RayExecutor(None)

@@ -1,7 +1,7 @@
 """Settles on one CUDA GPU, in one command of under 9 minutes, what this project says about GPUs.
 
-    python benchmarks/gpu.py --out results          on an H200 or H100; torch 2.11 or later, transformers, Triton
-    python benchmarks/gpu.py --out results --dry-run     every step on a CPU in its tiniest size: tests the command
+    python -m benchmarks.gpu --out results          on an H200 or H100; torch 2.11 or later, transformers, Triton
+    python -m benchmarks.gpu --out results --dry-run     every step on a CPU in its tiniest size: tests the command
 
 In this order: correctness on CUDA, the ceilings, our own paths, the others on the same weights, a profile. The steps
 run in a second process. Each has a time of its own; one that fails, hangs or takes the process down is recorded with
@@ -23,9 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
+ROOT = Path(__file__).parents[1]
+ITSELF = ("-m", "benchmarks.gpu")
 RECORDS = "gpu.jsonl"
 POLL_SECONDS = 0.2
 START_SECONDS = 90  # until a fresh process has imported torch and begins a step
@@ -64,7 +63,7 @@ def main() -> None:
 
 def chosen(only: str) -> list[Step]:
     """The steps whose name has one of the parts."""
-    import gpu_steps
+    from benchmarks import gpu_steps
 
     parts = [part for part in only.split(",") if part]
     return [step for step in gpu_steps.STEPS if not parts or any(part in step.name for part in parts)]
@@ -117,7 +116,7 @@ def supervise(options: argparse.Namespace, steps: list[Step]) -> None:
     """Runs workers until all steps are recorded or the time is up."""
     deadline = time.time() + 60 * options.minutes
     while (done := len(finished(read(options.out)))) < len(steps) and time.time() < deadline:
-        command = [sys.executable, __file__, "--out", str(options.out), "--worker-from", str(done)]
+        command = [sys.executable, *ITSELF, "--out", str(options.out), "--worker-from", str(done)]
         command += ["--only", options.only, *(["--dry-run"] if options.dry_run else [])]
         problem = watch(subprocess.Popen(command, cwd=ROOT), options.out, steps, deadline)
         at = len(finished(read(options.out)))

@@ -1,7 +1,7 @@
 """Whether our vectors are right on this device: each check compares two ways to the same numbers, on random weights.
 
 A step records the numbers and fails only where it cannot run; `right` says whether they are within what
-actors/selfcheck.py asks of a replica. In a dry run the device is the CPU and the model tiny.
+actors/checks/layouts.py asks of a replica. In a dry run the device is the CPU and the model tiny.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from unittest import mock
 
 import numpy as np
 import torch
-from gpu_kernels import device
 
-from actors import batching, kernels, selfcheck
-from actors.bench import rerank, subjects, texts
-from actors.bench.measure import cosines
-from actors.bench.options import Options
-from actors.bench.ours import Ours
-from actors.bench.subjects import Subject, Wanted
-from actors.encoder import Encoder
-from actors.network import Qwen3Network, TransformersNetwork
-from actors.qwen3_weights import Geometry
-from actors.recipe import resolve
-from actors.rerank_batches import PairBatches
+from actors import packed as batching
+from actors.checks import layouts as selfcheck
+from actors.embedder.encoder import Encoder
+from actors.network.kernels import plain as kernels
+from actors.network.network import Qwen3Network, TransformersNetwork
+from actors.network.qwen3_weights import Geometry
+from actors.reranker.batches import PairBatches
 from actors.spec import ModelSpec
+from actors.weights.recipe import resolve
+from benchmarks.gpu_kernels import device
+from benchmarks.model import rerank, subjects, texts
+from benchmarks.model.measure import cosines
+from benchmarks.model.options import Options
+from benchmarks.model.ours import Ours
+from benchmarks.model.subjects import Subject, Wanted
 
 SEQUENCES = 48
 SEED = 1
@@ -184,7 +186,7 @@ def memory(dry: bool) -> dict[str, Any]:
 
 def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any]]]:
     """An Embedder that works even if its own check fails: what the check found is recorded instead."""
-    with mock.patch("actors.selfcheck.check"):
+    with mock.patch("actors.checks.layouts.check"):
         ours = Ours(subject, spec)
     return ours, [asdict(found) for found in ours.embedder.comparisons]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from actors import kernels
-from actors.bench import report
-from actors.kernels import Kernels, Quantised, Rotation
+from actors.network.kernels import plain as kernels
+from actors.network.kernels.plain import Kernels, Quantised, Rotation
+from benchmarks.model import report
 
 SEED = 1
 

@@ -1,5 +1,5 @@
 """How fast: the ceilings of this device, our own paths, and others on the same weights. Each step is one run of
-actors.bench with sizes that take it a few seconds on an H200.
+benchmarks.model with sizes that take it a few seconds on an H200.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from gpu_kernels import device
-
-from actors.bench import ceiling, report, rerank, subjects
-from actors.bench.ceiling import Ceiling
-from actors.bench.options import Options
-from actors.bench.run import run
+from benchmarks.gpu_kernels import device
+from benchmarks.model import ceiling, report, rerank, subjects
+from benchmarks.model.ceiling import Ceiling
+from benchmarks.model.options import Options
+from benchmarks.model.run import run
 
 TOKENS = {"0.6B": 1_000_000, "4B": 300_000, "8B": 200_000, "bert-base": 2_000_000}  # in a few seconds
 PEER_TOKENS = {"0.6B": 500_000, "4B": 150_000, "8B": 100_000}
@@ -81,7 +80,7 @@ def profile(dry: bool, model: str) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from actors.bench import run as bench
+    from benchmarks.model import run as bench
 
     kinds = [ProfilerActivity.CPU] if dry else [ProfilerActivity.CUDA]
     recorded: list[Any] = []
@@ -113,7 +112,7 @@ def _run(options: Options, dry: bool) -> dict[str, Any]:
         options = _tiny(options)
     known = [_measured[kind] for kind in ceiling.kinds(options.dtype) if kind in _measured]
     # Another process may have measured them: then for a second here.
-    with mock.patch("actors.selfcheck.check"):
+    with mock.patch("actors.checks.layouts.check"):
         found = run(replace(options, ceiling_seconds=0.01 if dry else 1.0), known or None)
     return {"said": _said(found), **found}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpu import Step
+from benchmarks.gpu import Step
 
 
 def _of(module: str, name: str, *arguments: Any) -> Callable[[bool], dict[str, Any]]:
@@ -17,7 +17,7 @@ def _of(module: str, name: str, *arguments: Any) -> Callable[[bool], dict[str, A
     def run(dry: bool) -> dict[str, Any]:
         import importlib
 
-        return getattr(importlib.import_module(module), name)(dry, *arguments)
+        return getattr(importlib.import_module(f"benchmarks.{module}"), name)(dry, *arguments)
 
     return run
 

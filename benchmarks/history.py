@@ -1,6 +1,6 @@
 """What a table's history costs a run: commits, manifests, the search for orphans, the checkpoint.
 
-    python benchmarks/history.py [--commits 500 1000 2000] [--units 1000000] [--rows 10000000] [--folder DIR]
+    python -m benchmarks.history [--commits 500 1000 2000] [--units 1000000] [--rows 10000000] [--folder DIR]
 
 commits     one fragment of one row each. After each number of commits: the bytes of the newest manifest and of all,
             the CPU milliseconds of the last commit, and the search for one orphan that was written last, the files
@@ -24,17 +24,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import pyarrow as pa
-import write
 
-from pipelines import contents
+from benchmarks import machine, write
 from pipelines.config import StorageConfig
-from pipelines.lance_files import TableAddress, write_rows
-from pipelines.lance_table import LanceTable
-from pipelines.orphans import find_orphans
-from pipelines.plan import Shard, content_id
+from pipelines.table import contents
+from pipelines.table.files import TableAddress, write_rows
+from pipelines.table.orphans import find_orphans
+from pipelines.table.table import LanceTable
+from pipelines.units import Shard, content_id
 
 DIMENSIONS = 8
 ROWS_PER_WRITE = 1_000_000
@@ -77,7 +76,7 @@ def opened(location: str) -> LanceTable:
 
 def in_a_fresh_process(*arguments: object) -> dict[str, Any]:
     """What this script prints when it is called so."""
-    command = [sys.executable, __file__, *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "benchmarks.history", *(str(argument) for argument in arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

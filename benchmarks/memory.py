@@ -1,6 +1,6 @@
 """Do the driver and the committer keep their memory when the corpus is 100 times larger?
 
-    python benchmarks/memory.py [--units 100 1000 10000] [--rows 10000 100000 1000000] [--engine ray|inline]
+    python -m benchmarks.memory [--units 100 1000 10000] [--rows 10000 100000 1000000] [--engine ray|inline]
 
 committer  in one process: a fenced table takes one receipt after the other and commits each 64 of them; each receipt
            is one real fragment of one row (8 dimensions), written by a helper process. The memory this process holds
@@ -28,21 +28,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import machine
 import pyarrow as pa
 import pyarrow.parquet as pq
-import write
 
-from pipelines.committer import Committer
+from benchmarks import machine, write
+from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
-from pipelines.display import Display
-from pipelines.embed import EmbedRun
-from pipelines.executor import Parcel
+from pipelines.engine.stage import Parcel
 from pipelines.job_file import parse_job
-from pipelines.lance_files import TableAddress, write_rows
-from pipelines.lance_table import LanceTable
-from pipelines.plan import Unit
-from pipelines.prepare import open_executor, prepare
+from pipelines.run.commits import Committer
+from pipelines.run.prepare import open_executor, prepare
+from pipelines.run.run import EmbedRun
+from pipelines.table.files import TableAddress, write_rows
+from pipelines.table.table import LanceTable
+from pipelines.units import Unit
 
 DIMENSIONS = 8
 UNITS_PER_COMMIT = 64
@@ -132,7 +131,7 @@ def drivers(steps: list[int], engine: str) -> list[dict[str, float]]:
     for rows in steps:
         with tempfile.TemporaryDirectory() as folder:
             write_corpus(Path(folder) / "corpus", rows)
-            command = [sys.executable, __file__, "--engine", engine, "--one-run", folder]
+            command = [sys.executable, "-m", "benchmarks.memory", "--engine", engine, "--one-run", folder]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     return measured

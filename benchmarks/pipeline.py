@@ -1,6 +1,6 @@
 """What the pipeline costs: its tokens/s over the bare model layer's tokens/s on the same rows.
 
-    python benchmarks/pipeline.py [--rows 3000] [--rounds 2] [--engine ray|inline] [--weights bundled]
+    python -m benchmarks.pipeline [--rows 3000] [--rounds 2] [--engine ray|inline] [--weights bundled]
 
 The corpus is the docstrings of the Python standard library in sharded Parquet (the demo's), said again with a number
 in front where more rows are wanted. Each round measures both, one after the other, never together:
@@ -34,18 +34,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import machine
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import machine
+from pipelines.cli.demo import docstrings
+from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.demo import docstrings
-from pipelines.display import Display
-from pipelines.embed import EmbedRun
-from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.engine.stage import Executor, Parcel, Reader, Stage
 from pipelines.job_file import parse_job
-from pipelines.plan import Span, bundles
-from pipelines.prepare import open_executor, prepare
+from pipelines.run.prepare import open_executor, prepare
+from pipelines.run.run import EmbedRun
+from pipelines.units import Span, bundles
 
 SHARDS = 8
 WARM_UP_TEXTS = 16
@@ -86,8 +86,8 @@ def job_for(folder: Path, table: str, engine: str, weights: str) -> dict[str, An
 
 def bare(job: dict[str, Any]) -> dict[str, float]:
     """Tokenise and embed the job's rows, unit by unit, in this process."""
-    from actors.embedder import Embedder
-    from actors.tokenizer import TextTokenizer
+    from actors.embedder.embedder import Embedder
+    from actors.tokenizer.text import TextTokenizer
 
     os.nice(NICENESS[job["run"]["engine"]])
     config = parse_job({**job, "run": {**job["run"], "engine": "inline"}})
@@ -119,7 +119,7 @@ def bare(job: dict[str, Any]) -> dict[str, float]:
 
 
 def _bundles(prepared: Any) -> Iterable[Any]:
-    from pipelines.checkpoint import pending
+    from pipelines.table.checkpoint import pending
 
     size = prepared.metadata.rows_per_unit
     return bundles(pending(prepared.shards, {}, size), size)

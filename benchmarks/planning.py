@@ -1,6 +1,6 @@
 """What planning costs when the corpus is very many small files.
 
-    python benchmarks/planning.py [--files 100000] [--format parquet|jsonl]
+    python -m benchmarks.planning [--files 100000] [--format parquet|jsonl]
 
 Generates the files in a temporary folder, plans them twice in this process (the second time with the remembered
 counts), cuts, packs and spans the units, deletes the files, and prints one JSON line. The bound to keep: 100,000
@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.executor import InlineExecutor
-from pipelines.plan import bundles, cut, spans
-from pipelines.source import Corpus, scan_all
+from pipelines.corpus.corpus import Corpus, scan_all
+from pipelines.engine.stage import InlineExecutor
+from pipelines.units import bundles, cut, spans
 
 ROWS_PER_UNIT = 4096
 FILES_PER_FOLDER = 1000

@@ -1,6 +1,6 @@
 """What a second replica brings, and an eighth: the time of one replica over n times the time of n, on the same rows.
 
-    python benchmarks/replicas.py [--replicas 1 2 8] [--seconds 240] [--unit-seconds 1] [--tokens-per-second 4000]
+    python -m benchmarks.replicas [--replicas 1 2 8] [--seconds 240] [--unit-seconds 1] [--tokens-per-second 4000]
 
 The fake model takes a fixed time per token and sleeps through it, so that replicas on simulated GPUs (a cluster started
 here, whose GPUs are numbers in Ray's books) need no core each. `--seconds` is the work in the corpus for one replica:
@@ -27,18 +27,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machine
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
+from benchmarks import machine
+from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.display import Display
-from pipelines.embed import EmbedRun
-from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.engine.stage import Executor, Parcel, Reader, Stage
 from pipelines.job_file import parse_job
-from pipelines.plan import Span
-from pipelines.prepare import open_executor, prepare
+from pipelines.run.prepare import open_executor, prepare
+from pipelines.run.run import EmbedRun
+from pipelines.units import Span
 
 SHARDS = 8
 TOKENS_A_ROW = 16  # with the one that ends a text

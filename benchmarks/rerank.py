@@ -1,6 +1,6 @@
 """How fast is the reranker, beside the model card's code and sentence-transformers' CrossEncoder?
 
-    python benchmarks/rerank.py [--queries 4] [--documents 64] [--rounds 5] [--dtype float32|bfloat16]
+    python -m benchmarks.rerank [--queries 4] [--documents 64] [--rounds 5] [--dtype float32|bfloat16]
 
 Random weights of a small Qwen3 in the proportions of the 0.6B, Qwen's own tokenizer, queries with many documents each
 (prompt and query about 85 tokens, document and suffix about 108, log-normal). Four sides, in turn, each from texts to
@@ -25,23 +25,20 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import machine
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import qwen_tokenizer
-from rerank_peers import NO, YES, ModelCard, build, cross_encoder
-
-from actors.reranker import Reranker
+from actors.reranker.reranker import Reranker
 from actors.spec import ModelSpec
+from benchmarks import machine
+from tests.support import qwen_tokenizer
+from tests.support.rerank_peers import NO, YES, ModelCard, build, cross_encoder
 
 HEAD_SHARE = 0.311 / 0.881  # GFLOP a token of the 0.6B: logits of the whole vocabulary, all its layers
 WORDS = (

@@ -1,6 +1,6 @@
 """What grows with the corpus, and how fast: whole runs of the fake model over ever more rows.
 
-    python benchmarks/scale.py [--rows 100000 1000000 10000000] [--rows-per-shard 10000] [--engine inline|ray]
+    python -m benchmarks.scale [--rows 100000 1000000 10000000] [--rows-per-shard 10000] [--engine inline|ray]
                                [--commit-every-rows 16384] [--folder DIR]
 
 For each number of rows: Parquet files of short rows, vectors of 8 dimensions (so that the table stays small), units of
@@ -35,18 +35,17 @@ from pathlib import Path
 from typing import Any
 
 import lance
-import machine
-import memory
 
-from pipelines.certificate import Certificate
+from benchmarks import machine, memory
+from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.display import Display
-from pipelines.embed import EmbedRun
-from pipelines.executor import Executor, Parcel, Reader, Stage
+from pipelines.engine.stage import Executor, Parcel, Reader, Stage
 from pipelines.job_file import parse_job
-from pipelines.lance_table import LanceTable
-from pipelines.plan import Span
-from pipelines.prepare import open_executor, prepare
+from pipelines.run.certificate import Certificate
+from pipelines.run.prepare import open_executor, prepare
+from pipelines.run.run import EmbedRun
+from pipelines.table.table import LanceTable
+from pipelines.units import Span
 
 DIMENSIONS = 8
 ROWS_PER_UNIT = 2_048
@@ -203,7 +202,7 @@ def measure(rows: int, options: Any) -> dict[str, Any]:
             os.utime(file, (old, old))
         found: dict[str, Any] = {"rows": rows, "shards": -(-rows // options.rows_per_shard)}
         for name in RUNS:
-            command = [sys.executable, __file__, "--one-run", base, name, "--rows", str(rows)]
+            command = [sys.executable, "-m", "benchmarks.scale", "--one-run", base, name, "--rows", str(rows)]
             command += ["--engine", options.engine, "--commit-every-rows", str(options.commit_every_rows)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found[name] = json.loads(done.stdout.splitlines()[-1])

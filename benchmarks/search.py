@@ -1,6 +1,6 @@
 """How well and how fast are a million vectors searched through the index that `optimize` fits, beside lancedb's own?
 
-    python benchmarks/search.py [--rows 1000000] [--dimensions 256] [--queries 200] [--rerank 50] [--index auto]
+    python -m benchmarks.search [--rows 1000000] [--dimensions 256] [--queries 200] [--rerank 50] [--index auto]
 
 Writes a table as a run would: unit vectors around 1,000 random centres (32 random directions of spread shared by all,
 and a little in every direction), each with a short text in the words of its centre. Copies it, and lets each side make
@@ -27,23 +27,22 @@ import json
 import multiprocessing
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import pyarrow as pa
 
+from benchmarks import machine
+from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
-from pipelines.display import Display
-from pipelines.indexes import tuning_of, vector_indexes
-from pipelines.lance_files import TableAddress, write_rows
-from pipelines.lance_table import LanceTable
-from pipelines.schema import TableMetadata, table_schema
+from pipelines.table.files import TableAddress, write_rows
+from pipelines.table.index.records import tuning_of, vector_indexes
+from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.table.table import LanceTable
 
 ROWS_PER_UNIT = 50_000
 CENTRES, DIRECTIONS = 1000, 32
@@ -140,8 +139,8 @@ def exact_neighbours(folder: str, queries_QD: np.ndarray) -> list[set[str]]:
 
 
 def build_ours(folder: str, given: Any) -> dict[str, Any]:
-    from pipelines.maintain import optimize
-    from pipelines.vector_index import Wanted
+    from pipelines.maintenance.optimize import optimize
+    from pipelines.table.index.vector import Wanted
 
     began = time.perf_counter()
     found = optimize(address_of(folder), Display(quiet=True), Wanted(given.index, full_text="text"))["index"]
@@ -246,13 +245,11 @@ def rerank(folder: str, given: Any) -> dict[str, Any]:
     """Milliseconds to order a query's first texts by a small random reranker; {} without Qwen's vocabulary."""
     if not given.rerank or importlib.util.find_spec("dashscope") is None:
         return {}
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import qwen_tokenizer
-    from rerank import geometry
-    from rerank_peers import build
-
-    from actors.reranker import Reranker
+    from actors.reranker.reranker import Reranker
     from actors.spec import ModelSpec
+    from benchmarks.rerank import geometry
+    from tests.support import qwen_tokenizer
+    from tests.support.rerank_peers import build
 
     texts = address_of(folder).open().to_table(columns=["text"], limit=given.rerank)["text"].to_pylist()
     with tempfile.TemporaryDirectory() as base:

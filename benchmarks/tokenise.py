@@ -1,15 +1,15 @@
 """Does fastokens give the ids of `tokenizers`, and how many tokens does a core make of text with each?
 
-    python benchmarks/tokenise.py [--strings 60000] [--every-character] [--families] [--megabytes 20]
+    python -m benchmarks.tokenise [--strings 60000] [--every-character] [--families] [--megabytes 20]
                                   [--rounds 3] [--tokenizer WEIGHTS] [--texts FOLDER]
 
-Exactness: random texts of many scripts (tests/unicode_texts.py), text files of the installed packages, and with
+Exactness: random texts of many scripts (tests/support/unicode_texts.py), text files of the installed packages, and with
 --every-character every character of Unicode in a dozen surroundings, through both; with --families also with the
 splitting and the added tokens of other byte-level tokenizers (RoBERTa, ModernBERT, and as the reranker's texts are
 read). A mismatch is printed, and the exit code is 1.
 
 Rates: tokens / CPU seconds of the process, from Python strings to numpy ids, one thread, in pieces of at most 4,000
-characters. Each round loads both anew (`load_cpu_seconds`, with what actors/fast_tokenizer.py compares at its start)
+characters. Each round loads both anew (`load_cpu_seconds`, with what actors/tokenizer/batch.py compares at its start)
 and reads all texts twice: `first`, and `again`, when all words have been seen. Medians over the rounds.
 
 --tokenizer names any weights as a job does; absent: Qwen3's, rebuilt as the tests do. --texts: your own text files in
@@ -33,17 +33,15 @@ from typing import Any
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-import machine
 import numpy as np
-import qwen_tokenizer
 from tokenizers import Tokenizer
-from unicode_texts import every_character, random_texts
 
-from actors import weights
-from actors.fast_tokenizer import BatchTokenizer
 from actors.spec import ModelSpec
+from actors.tokenizer.batch import BatchTokenizer
+from actors.weights import locate as weights
+from benchmarks import machine
+from tests.support import qwen_tokenizer
+from tests.support.unicode_texts import every_character, random_texts
 
 NEVER = 10**18
 TEXTS_PER_CALL = 1024

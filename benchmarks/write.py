@@ -1,6 +1,6 @@
 """What the write path costs: its MB/s over a raw write of as many bytes to the same folder.
 
-    python benchmarks/write.py [--fragments 4] [--rows 65536] [--dimensions 1024] [--rounds 5] [--folder DIR]
+    python -m benchmarks.write [--fragments 4] [--rows 65536] [--dimensions 1024] [--rounds 5] [--folder DIR]
 
 A fragment is `--rows` records as a run writes them (id, unit vector, provenance), built before the clock starts. Each
 round measures, one after the other, with the disk's queue emptied (os.sync) before each:
@@ -26,15 +26,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 import pyarrow as pa
 
+from benchmarks import machine
 from pipelines.config import StorageConfig
-from pipelines.digests import DIGEST_FIELDS, with_digests
-from pipelines.lance_files import TableAddress, write_rows
-from pipelines.lance_table import LanceTable
-from pipelines.schema import TableMetadata, table_schema
+from pipelines.table.digests import DIGEST_FIELDS, with_digests
+from pipelines.table.files import TableAddress, write_rows
+from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.table.table import LanceTable
 
 PIECE_BYTES = 8 << 20
 TYPES = {"float32": np.float32, "float16": np.float16}

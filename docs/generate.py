@@ -19,7 +19,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipelines.cli import app  # noqa: E402
+from pipelines.cli.app import app  # noqa: E402
 from pipelines.config import JobConfig  # noqa: E402
 
 WIDTH = 80

@@ -19,15 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 LONG_FILES = (
-    "cluster",
-    "engines",
-    "cranfield",
-    "model_faults",
-    "storage_faults",
-    "benchmarks",
-    "indexes",
-    "bulk_search",
-    "bulk",
+    "system/test_cluster.py",
+    "pipelines/engine/test_engines.py",
+    "pipelines/search/test_cranfield.py",
+    "system/test_model_faults.py",
+    "system/test_storage_faults.py",
+    "benchmarks/test_benchmarks.py",
+    "pipelines/table/index/test_indexes.py",
+    "pipelines/search/test_bulk.py",
+    "pipelines/run/test_rerank_job.py",
 )
 
 # Triton decides when it is first imported (by transformers, in most test files) whether it compiles its kernels or
@@ -39,21 +39,22 @@ if not Path("/dev/nvidiactl").exists():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that the processes end at about the same time (Makefile: a file's tests run
     in one process, in the order given)."""
-    places = {f"test_{name}": place for place, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(LONG_FILES)))
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG_FILES)))
 
 
 @pytest.fixture(autouse=True)
 def _float32_on_this_cpu(monkeypatch):
     """dtype "auto" is float32 on every machine that runs the tests, also where the CPU is faster in bfloat16."""
-    monkeypatch.setattr("actors.cpu.bfloat16_is_faster", lambda: False)
+    monkeypatch.setattr("actors.device.cpu.bfloat16_is_faster", lambda: False)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_a_model() -> Iterator[None]:
     """As OMP_NUM_THREADS, which a run overrides: alone on a machine its model has all cores."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.executor.InlineExecutor.threads", lambda *_: 1)
+        patch.setattr("pipelines.engine.stage.InlineExecutor.threads", lambda *_: 1)
         yield
 
 
@@ -85,7 +86,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def executor(s3_endpoint):
     """One local Ray for all tests that run stages on it; its workers have the credentials of `s3_endpoint`."""
-    from pipelines.ray_executor import RayExecutor
+    from pipelines.engine.ray import RayExecutor
 
     executor = RayExecutor(None)
     executor.threads = lambda replicas: 1

@@ -1,0 +1,5 @@
+import sys
+
+from actors.doctor.examine import main
+
+sys.exit(main())

@@ -1,0 +1,39 @@
+"""What a reranker's scores depend on, and the tokenizer of its pairs: the counterpart of recipe.py."""
+
+from typing import Any
+
+import numpy as np
+
+from actors import fake
+from actors.reranker.fake import FakePrompt
+from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
+from actors.spec import ModelSpec
+from actors.weights import locate as weights
+
+
+def load_prompt(spec: ModelSpec) -> RerankPrompt | FakePrompt:
+    """The tokenizer of the reranker that a spec names. Raises ModelError as RerankPrompt does."""
+    return FakePrompt(spec) if spec.is_fake else RerankPrompt(spec)
+
+
+def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
+    """All that changes a score, readable and ready for JSON. Two equal identities give equal scores.
+
+    Hashes the weights (once per process). Raises ModelError when the weights are no reranker's, when max_tokens is
+    beyond what the model can do, or when the instruction leaves no room for a query.
+    """
+    folder = None if spec.is_fake else weights.locate(spec)
+    if folder is not None:
+        from actors.reranker.head import read_config  # torch
+
+        read_config(folder)
+    prompt = load_prompt(spec)
+    prompt.encode(["test"], ["test"], np.zeros(1, dtype=np.int64), instruction)
+    return {
+        "weights": weights.digest(folder) if folder else fake.DIGEST,
+        "tokenizer": weights.file_sha256(weights.tokenizer_file(folder)) if folder else fake.DIGEST,
+        "architecture": "qwen3 reranker" if folder else "fake",
+        "instruction": instruction if instruction is not None else DEFAULT_INSTRUCTION if folder else "",
+        "max_tokens": prompt.max_tokens,
+        "dtype": spec.resolve_dtype(),
+    }

@@ -1,0 +1,206 @@
+"""What a person sees of a run: a live display on a terminal, one line every 30 seconds without one.
+
+Everything goes to stderr; stdout is for results (`--json`)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from actors.spec import ModelError
+from pipelines.errors import ConfigError, CorpusError, TableError
+from pipelines.run.metrics import RunMetrics
+from pipelines.storage.retry import log as retries
+
+SECONDS_BETWEEN_LINES = 30.0
+MOST_RETRIES_SAID = 50
+PLAIN_MISTAKES = (ConfigError, CorpusError, TableError, ModelError)  # what the engine wrote explains none of these
+
+
+class Display:
+    """`quiet` says nothing but errors (the caller prints those)."""
+
+    def __init__(self, quiet: bool = False, seconds_between_lines: float = SECONDS_BETWEEN_LINES):
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._seconds_between_lines = seconds_between_lines
+
+    def say(self, message: str) -> None:
+        """One line of what happens."""
+        stamp = "" if self._console.is_terminal else time.strftime("%H:%M:%S ")
+        self._console.print(f"{stamp}{message}", markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def running(self, metrics: RunMetrics) -> Iterator[None]:
+        """Show `metrics` until the block ends."""
+        if self._console.is_terminal:
+            with Live(
+                get_renderable=lambda: _panel(metrics),
+                console=self._console,
+                refresh_per_second=4,
+                redirect_stdout=False,  # rich would print what the engine writes above the panel
+                redirect_stderr=False,
+            ):
+                yield
+            return
+        stop = threading.Event()
+
+        def lines() -> None:
+            while not stop.wait(self._seconds_between_lines):
+                self.say(line(metrics))
+
+        printer = threading.Thread(target=lines, daemon=True, name="progress")
+        printer.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            printer.join()
+            self.say(line(metrics))
+
+    @contextlib.contextmanager
+    def engine_output(self) -> Iterator[None]:
+        """Keep what Ray and Lance write to stdout and stderr, natively or not, off the terminal and out of `--json`.
+
+        It goes to a file without a name, which gets one when the block ends in an error that the engine may explain;
+        quiet or not, that name is said. Our own lines still reach the terminal."""
+        terminal, old_file = [os.dup(1), os.dup(2)], self._console.file
+        _flush()
+        self._console.file = os.fdopen(os.dup(2), "w", buffering=1)
+        with tempfile.TemporaryFile("w+b") as log, _said(self):
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            try:
+                yield
+            except PLAIN_MISTAKES:
+                raise
+            except Exception:
+                _flush()
+                if name := _kept(log):
+                    Console(file=self._console.file, highlight=False).print(
+                        f"what the engine wrote is in {name}", soft_wrap=True
+                    )
+                raise
+            finally:
+                _flush()
+                self._console.file.close()
+                self._console.file = old_file
+                for number, descriptor in enumerate(terminal, 1):
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+
+
+class _Retries(logging.Handler):
+    """Says what is tried again, up to a bound: a store that fails for an hour must not fill a disk with lines."""
+
+    def __init__(self, display: Display):
+        super().__init__()
+        self._display = display
+        self._said = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said += 1
+        if self._said <= MOST_RETRIES_SAID:
+            self._display.say(record.getMessage())
+        if self._said == MOST_RETRIES_SAID:
+            self._display.say("retry: further ones are not said; the run record counts those of the workers")
+
+
+@contextlib.contextmanager
+def _said(display: Display) -> Iterator[None]:
+    handler = _Retries(display)
+    retries.addHandler(handler)
+    try:
+        yield
+    finally:
+        retries.removeHandler(handler)
+
+
+def _kept(log: IO[bytes]) -> str | None:
+    """The name of a file with what was written to `log`; None if that is nothing."""
+    log.seek(0)
+    if not os.fstat(log.fileno()).st_size:
+        return None
+    with tempfile.NamedTemporaryFile("wb", prefix="vectormill-engine-", suffix=".log", delete=False) as kept:
+        shutil.copyfileobj(log, kept)
+    return kept.name
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def line(metrics: RunMetrics) -> str:
+    """The state of a run in one line."""
+    done = metrics.rows_before + metrics.rows_committed
+    share = done / metrics.rows_total if metrics.rows_total else 1.0
+    parts = [
+        f"{done:,} of {metrics.rows_total:,} rows in the table ({share:.0%})",
+        f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,} units",
+        f"{metrics.tokens_per_second:,.0f} tokens/s",
+        f"{_replicas(metrics)} replica(s)",
+        f"{metrics.commits:,} commits",
+    ]
+    if metrics.bad_rows:
+        parts.append(f"{metrics.bad_rows:,} bad")
+    if metrics.failures:
+        parts.append(f"{metrics.failures:,} units failed")
+    if metrics.seconds_left and done < metrics.rows_total:
+        parts.append(f"{duration(metrics.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1 min 15 s`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _replicas(metrics: RunMetrics) -> str:
+    grows = metrics.replicas_max > metrics.replicas
+    return f"{metrics.replicas} to {metrics.replicas_max}" if grows else f"{metrics.replicas}"
+
+
+def _panel(metrics: RunMetrics) -> Group:
+    written = metrics.rows_before + metrics.rows_written
+    total = max(metrics.rows_total, 1)
+    grid = Table.grid(padding=(0, 2))
+    cells = [
+        ("rows", f"{written:,} of {metrics.rows_total:,}"),
+        ("in the table", f"{metrics.rows_before + metrics.rows_committed:,}"),
+        ("units", f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,}"),
+        ("tokens/s", f"{metrics.tokens_per_second:,.0f}"),
+        ("replicas", _replicas(metrics)),
+        ("commits", f"{metrics.commits:,}"),
+        ("bad rows", f"{metrics.bad_rows:,}"),
+        ("failed units", f"{metrics.failures:,}"),
+    ]
+    if metrics.failures == 0:
+        cells.pop()
+    grid.add_row(*[Text(name, style="dim") for name, _ in cells])
+    grid.add_row(*[Text(value, style="bold") for _, value in cells])
+    if not metrics.began or not metrics.rows_written:
+        left = "starting the replicas and the first units"
+    else:
+        left = f"{duration(metrics.seconds_left or 0)} left"
+    top = Table.grid(padding=(0, 2))
+    top.add_row(ProgressBar(total=total, completed=written, width=40), f"{written / total:.0%}", left)
+    return Group(top, grid)

@@ -1,0 +1,88 @@
+"""Arrow IPC: files (also Feather 2) and streams, which Hugging Face datasets are kept in.
+
+The footer of an IPC file holds no statistics, so equal footers may belong to different content: local files are
+identified by a digest of the whole content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from pipelines.config import CorpusConfig
+from pipelines.corpus.columns import carried_fields, check, from_arrow
+from pipelines.corpus.reading import Piece, Wanted
+from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
+from pipelines.units import Shard, Unit
+
+MAGIC = b"ARROW1"
+
+
+def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
+    """None for an empty file. Raises CorpusError."""
+    if not file.size:
+        return None
+    try:
+        with file.open() as stream:
+            return carried_fields(_reader(stream).schema, wanted.corpus, file.path)
+    except BROKEN as bad:
+        raise file.broken(bad) from bad
+
+
+def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+    """Raises CorpusError, StorageError."""
+    breaks: tuple[int, ...] = ()
+    rows = 0
+    try:
+        if file.size:
+            with file.open() as stream:
+                options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
+                rows, breaks = breaks_of(batch.num_rows for batch in _batches(_reader(stream, options)))
+                if rows:
+                    check(_reader(stream).schema, corpus, file.path)
+    except BROKEN as bad:
+        raise file.broken(bad) from bad
+    version = file.stamp if file.remote else file.digest()
+    return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
+
+
+def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
+    try:
+        with file.open() as stream:
+            schema = _reader(stream).schema
+            names = check(schema, wanted.corpus, file.path)
+            indices = [schema.get_field_index(name) for name in names]
+            reader = _reader(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
+            stop = 0
+            for batch in _batches(reader):
+                start, stop = stop, stop + batch.num_rows
+                inside = overlap(units, start, stop)
+                if inside:
+                    batch.validate()  # the sizes of its buffers, on which every later check leans; pa.table hides them
+                    table = pa.table(batch).select(names).slice(inside[0] - start, inside[1] - inside[0])
+                    yield inside[0], from_arrow(table, wanted, file.path, {})
+                if stop >= units[-1].stop:
+                    break
+    except BROKEN as bad:
+        raise file.broken(bad) from bad
+
+
+def _reader(
+    stream: pa.NativeFile, options: pa.ipc.IpcReadOptions | None = None
+) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    stream.seek(0)
+    magic = stream.read(len(MAGIC))
+    stream.seek(0)
+    if magic[:4] == b"FEA1":
+        raise pa.ArrowInvalid("Feather version 1; write it again as Feather 2 or Parquet")
+    opened = pa.ipc.open_file if magic == MAGIC else pa.ipc.open_stream
+    return opened(stream, options=options)
+
+
+def _batches(reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        for i in range(reader.num_record_batches):
+            yield reader.get_batch(i)
+    else:
+        yield from reader

@@ -1,0 +1,200 @@
+"""`vectormill verify`: prove that the table holds each row of the corpus once, by this model, and nothing else.
+
+Trusts neither run records nor the count cache: the corpus is listed and counted again, the table is scanned, and a
+random sample is read from the corpus and embedded again by the slow reference path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from pipelines.cli.display import Display
+from pipelines.config import JobConfig
+from pipelines.engine.stage import Executor
+from pipelines.maintenance.samples import Check, bad_sample, sample_again
+from pipelines.maintenance.scan import Scan, scan
+from pipelines.maintenance.status import open_table
+from pipelines.run.account import account
+from pipelines.run.certificate import PAIRS, Certificate, differences, parse
+from pipelines.run.prepare import open_executor, prepare
+from pipelines.storage.files import read_bytes
+from pipelines.table.contents import count
+from pipelines.table.digests import as_text
+from pipelines.table.files import TableAddress, reading
+from pipelines.table.table import LanceTable
+
+RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
+Vectors = Literal["exact", "rounded"]
+ONLY_PAIRS = (
+    "right after two runs with a real model, which round differently (accept it with --vectors rounded), wrong of one "
+    "table at two times"
+)
+
+
+@dataclass(frozen=True)
+class Other:
+    """A certificate to compare with. vectors: whether they must be equal in every bit (two looks at one table; runs
+    with the fake model), or may be rounded otherwise, as by two runs on GPUs."""
+
+    name: str
+    vectors: Vectors
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    checks: tuple[Check, ...]
+    certificate: Certificate
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "checks": [asdict(check) for check in self.checks],
+            "certificate": self.certificate.to_dict(),
+        }
+
+
+def verify(
+    job: JobConfig,
+    display: Display,
+    sample: int = 32,
+    seed: int | None = None,
+    against: str | None = None,
+    vectors: Vectors = "exact",
+) -> Verdict:
+    """Run every check; `against` is the file of another certificate. Raises FingerprintMismatch when the job's model
+    is not the table's, TableError when there is no table or it cannot be read, ConfigError for a file that holds no
+    certificate. Writes nothing to the table."""
+    with display.engine_output():
+        address = TableAddress(job.table.location, job.storage)
+        open_table(address)  # this and `parse` before minutes of counting
+        other = Other(against, vectors, parse(read_bytes(against, job.storage), against)) if against else None
+        with open_executor(job) as executor, reading(address):
+            return _verify(job, executor, display, other, (sample, np.random.default_rng(seed)))
+
+
+def _verify(
+    job: JobConfig,
+    executor: Executor,
+    display: Display,
+    other: Other | None,
+    draw: tuple[int, np.random.Generator],
+) -> Verdict:
+    display.say(f"listing and counting {job.corpus.uri} again")
+    prepared = prepare(job, executor, fresh_counts=True)
+    table = open_table(prepared.address)
+    display.say("checking every record")
+    seen = scan(table, prepared.by_id())
+    certificate = replace(account(prepared, table), id_digest=as_text(seen.ids), pair_digest=as_text(seen.pairs))
+    checks = [
+        Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"),
+        *_sums(certificate, prepared.task.name),
+    ]
+    checks += _records(table, seen)
+    steps: dict[str, Callable[[], Check]] = {
+        "that no record is doubled or lacks a passage": lambda: _rows_once(table),
+        "that ids are unique": lambda: _ids_once(table),
+        "the table's files": lambda: _files(table),
+        "a sample against the reference": lambda: sample_again(table, prepared, *draw),
+        "a sample of the bad rows": lambda: bad_sample(table, prepared, *draw),
+    }
+    for what, step in steps.items():
+        display.say(f"checking {what}")
+        checks.append(step())
+    if other is not None:
+        checks += _as_other(certificate, other)
+    return Verdict(tuple(checks), certificate)
+
+
+def _sums(c: Certificate, task: str) -> Iterator[Check]:
+    accounted = f"{c.rows:,} rows = {c.embedded_rows:,} embedded + {c.bad_rows:,} with a reason"
+    if c.deleted_rows > 0:
+        accounted += f" + {c.deleted_rows:,} deleted from the table since"
+    if c.missing_rows > 0:
+        accounted += f" + {c.missing_rows:,} MISSING (run `vectormill {task}` again)"
+    if (extra := -min(c.missing_rows, 0) - min(c.deleted_rows, 0)) > 0:
+        accounted += f" - {extra:,} TOO MANY"
+    yield Check("every row accounted for", c.missing_rows == 0 and c.deleted_rows == 0, accounted)
+    yield Check("no row in two units", c.overlapping_rows == 0, f"{c.overlapping_rows:,} rows claimed twice")
+    found = f"{c.stale_rows:,} rows of shards that changed or left the corpus"
+    if c.stale_rows:
+        found += f"; `vectormill {task} --set run.stale_rows=delete` removes them"
+    yield Check("no row without a source", c.stale_rows == 0, found)
+
+
+def _rows_once(table: LanceTable) -> Check:
+    """Each row has its passages 0, 1, 2, ..., each once."""
+    doubled = cut = 0
+    passes = table.count_rows() // RECORDS_PER_PASS + 1
+    for number in range(passes):
+        part = f"FROM dataset WHERE _row % {passes} = {number} GROUP BY _shard, _row"
+        doubled += count(table, f"SELECT _shard, _row, _chunk {part}, _chunk HAVING count(*) > 1")
+        cut += count(table, f"SELECT _shard, _row {part} HAVING count(*) < max(_chunk) + 1")
+    found = f"{doubled:,} records occur more than once, {cut:,} rows lack a passage"
+    return Check("each record once", doubled == 0 and cut == 0, found)
+
+
+def _ids_once(table: LanceTable) -> Check:
+    doubled = 0
+    # Of a row with candidates the first one may be a bad record; then the others tell whose id it is.
+    of_rows, several = "_reason IS NULL AND _chunk = 0", "count(*) > 1"
+    if table.metadata.task != "embed":
+        of_rows, several = "_reason IS NULL", "min(_row) < max(_row) OR min(_shard) < max(_shard)"
+    passes = table.count_rows() // RECORDS_PER_PASS + 1
+    for number in range(passes):
+        doubled += count(
+            table,
+            f"SELECT id FROM dataset WHERE {of_rows} AND "
+            f"(ascii(substr(md5(id), 1, 1)) * 256 + ascii(substr(md5(id), 2, 1))) % {passes} = {number} "
+            f"GROUP BY id HAVING {several}",
+        )
+    found = f"{doubled:,} ids name more than one embedded row"
+    return Check("ids unique", doubled == 0, found + ("; corpus.id must be unique in the corpus" if doubled else ""))
+
+
+def _records(table: LanceTable, found: Scan) -> Iterator[Check]:
+    """Finite, of unit length if the model normalises, null exactly where a reason is given; and as handed to Lance."""
+    if table.metadata.task == "embed":
+        name = "vectors finite" + (" and of unit length" if table.metadata.identity["normalise"] else "")
+        said = f"{found.results:,} vectors of {table.schema.field('vector').type.list_size} dimensions"
+        measured, result = "lengths", "vector"
+    else:
+        name, said = "scores finite and those of their logits", f"{found.results:,} scores"
+        measured, result = "from", "score"
+    said += f", {found.wrong:,} wrong"
+    said += f"; {measured} {found.least:.6f} to {found.most:.6f}" if found.results else ""
+    yield Check(name, found.wrong == 0, said)
+    said = f"{found.changed:,} records hold another id, passage number, {result} or reason than was written"
+    yield Check("records as they were written", found.changed == 0, said)
+
+
+def _as_other(certificate: Certificate, other: Other) -> Iterator[Check]:
+    """One check for each thing that differs, one in all if nothing does."""
+    found = list(differences(certificate.to_dict(), other.document))
+    name = f"as certified in {other.name}"
+    if [key for key, _ in found] == [PAIRS]:
+        rest = "the same corpus, ids, counts and fingerprint, but other vectors or reasons; "
+        if other.vectors == "rounded":
+            yield Check(name, True, rest + "accepted with --vectors rounded")
+        else:
+            yield Check(name, False, rest + ONLY_PAIRS)
+        return
+    for _, what in found:
+        yield Check(name, False, what)
+    if not found:
+        yield Check(name, True, "the same corpus, ids, counts, fingerprint and vectors")
+
+
+def _files(table: LanceTable) -> Check:
+    try:
+        table.dataset.validate()
+    except (OSError, ValueError) as bad:
+        return Check("files of the table", False, str(bad).splitlines()[0])
+    return Check("files of the table", True, f"{len(table.dataset.get_fragments()):,} fragment(s) valid")

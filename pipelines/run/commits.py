@@ -1,0 +1,112 @@
+"""When receipts become a commit.
+
+Receipts wait until `every_seconds` have passed since the first of them or `every_rows` rows wait, then all of them go
+into one transaction: often enough that a crash costs little, seldom enough that neither versions nor fragments pile
+up. The first receipt for a unit wins; a second one (a task the engine ran twice) is dropped, its files are orphans.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from pipelines.engine.stage import Parcel
+
+
+class CommitTarget(Protocol):
+    def commit(self, fragments: Sequence[str], properties: Mapping[str, str]) -> None: ...
+
+
+class Committer:
+    """Collects receipts and commits them. `properties` (called at each commit) describe the run for observers.
+
+    Its memory is bounded by the units of one wave: call `forget` between waves."""
+
+    def __init__(
+        self,
+        table: CommitTarget,
+        every_seconds: float,
+        every_rows: int,
+        properties: Callable[[], Mapping[str, str]],
+    ):
+        self._table = table
+        self._every_seconds = every_seconds
+        self._every_rows = every_rows
+        self._properties = properties
+        self._waiting: list[Parcel] = []
+        self.rows_waiting = 0
+        self._first_at = 0.0
+        self._seen: set[int] = set()
+        self.commits = 0
+        self.longest_commit_seconds = 0.0
+
+    def offer(self, receipt: Parcel) -> bool:
+        """Take a receipt; False if one of its units has a receipt already, and then none of it is taken."""
+        ids = {unit.id for unit in receipt.bundle}
+        if ids & self._seen:
+            return False
+        self._seen |= ids
+        if not self._waiting:
+            self._first_at = time.monotonic()
+        self._waiting.append(receipt)
+        self.rows_waiting += sum(unit.rows for unit in receipt.bundle)
+        return True
+
+    def seconds_until_due(self) -> float | None:
+        """None while nothing waits."""
+        if not self._waiting:
+            return None
+        if self.rows_waiting >= self._every_rows:
+            return 0.0
+        return max(0.0, self._first_at + self._every_seconds - time.monotonic())
+
+    def commit(self) -> list[Parcel]:
+        """Commit all that waits and return it. Raises what the table raises.
+
+        The receipts are given up first: if the commit fails or is interrupted it may still have landed, and a second
+        try with the same fragments would double their rows. The next run asks the table."""
+        if not self._waiting:
+            return []
+        taken, self._waiting = self._waiting, []
+        self.rows_waiting = 0
+        started = time.monotonic()
+        self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())
+        self.longest_commit_seconds = max(self.longest_commit_seconds, time.monotonic() - started)
+        self.commits += 1
+        return taken
+
+    def forget(self) -> None:
+        """Start a new wave of units. Nothing may wait."""
+        assert not self._waiting, "commit first"
+        self._seen.clear()
+
+
+def with_ticks(stream: Iterable[Parcel], due_in: Callable[[], float | None]) -> Iterator[Parcel | None]:
+    """The stream's parcels, and None whenever a commit falls due while the engine is silent.
+
+    The engine is read by a thread of its own through a queue of one, so that a slow commit holds back the reading."""
+    parcels: queue.Queue[Parcel | BaseException | None] = queue.Queue(maxsize=1)
+
+    def pull() -> None:
+        try:
+            for parcel in stream:
+                parcels.put(parcel)
+            parcels.put(None)
+        except BaseException as bad:  # noqa: BLE001 - handed to the thread that waits
+            parcels.put(bad)
+
+    threading.Thread(target=pull, daemon=True, name="engine").start()
+    while True:
+        try:
+            item = parcels.get(timeout=due_in())
+        except queue.Empty:
+            yield None
+            continue
+        if item is None:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item

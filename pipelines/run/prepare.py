@@ -1,0 +1,225 @@
+"""Everything that is decided before a replica starts: shards and counts, the model's recipe, schema, identity, unit
+size. Shared by `embed`, `rerank`, `plan` and `verify`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pyarrow as pa
+
+from actors.spec import ModelSpec
+from actors.weights.locate import locate, revision_of
+from pipelines.config import JobConfig, ReplicaRange
+from pipelines.corpus.corpus import Corpus, scan_all
+from pipelines.engine.stage import Executor, InlineExecutor
+from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
+from pipelines.run import sizing
+from pipelines.table.files import TableAddress
+from pipelines.table.schema import TableMetadata
+from pipelines.table.table import LanceTable
+from pipelines.tasks.task import Task, task_of
+from pipelines.units import Shard, Unit
+
+SAMPLE_ROWS = 256  # read to estimate tokens a row
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is decided before a replica starts. notes: what the user should be told, a line each."""
+
+    job: JobConfig
+    task: Task
+    corpus: Corpus
+    shards: Sequence[Shard]
+    carried: pa.Schema
+    spec: ModelSpec
+    metadata: TableMetadata
+    schema: pa.Schema
+    address: TableAddress
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def by_id(self) -> Mapping[int, Shard]:
+        return self._by_id
+
+    @cached_property
+    def _by_id(self) -> Mapping[int, Shard]:
+        return {shard.id: shard for shard in self.shards}
+
+
+@contextmanager
+def open_executor(job: JobConfig) -> Iterator[Executor]:
+    """The engine the job asks for. Ray is imported, and started, only here."""
+    if job.run.engine == "inline":
+        with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
+        executor: Executor = InlineExecutor(gpus=int(with_gpu))
+    else:
+        # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
+        # that one's end decided the exit code of a run that was stopped.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        from pipelines.engine.ray import RayExecutor
+
+        wanted = job.run.replicas
+        most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
+        executor = RayExecutor(job.run.address, most)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> ModelSpec:
+    """The job's model as the model layer wants it, with `auto` resolved.
+
+    What the job leaves open an existing table has settled: it must depend neither on the machine that resumes nor on
+    what a branch has become since. For a new table on CPUs this machine's decides the dtype, by timing."""
+    budget = job.run.token_budget
+    dtype, force_float16 = job.model.dtype, job.model.force_float16
+    if table is not None and dtype == "auto":
+        dtype, force_float16 = table.identity["dtype"], True
+    spec = ModelSpec(
+        weights=job.model.weights,
+        revision=_revision(job, table),
+        dimensions=job.model.dimensions,
+        max_tokens=job.model.max_tokens,
+        dtype=dtype,
+        prompt=job.model.prompt,
+        token_budget=None if budget == "auto" else int(budget),
+        device="cuda" if on_gpu else "cpu",
+        s3=job.storage.for_weights(),
+        force_float16=force_float16,
+    )
+    return replace(spec, dtype=spec.resolve_dtype())
+
+
+def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
+    model = job.model
+    if table is None or (table.model["weights"], table.model["revision"]) != (model.weights, model.revision):
+        return model.revision
+    return table.model["resolved_revision"] or model.revision
+
+
+def uses_gpu(job: JobConfig, executor: Executor) -> bool:
+    """Whether replicas compute on GPUs."""
+    return executor.gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
+
+
+def replicas(job: JobConfig, executor: Executor) -> ReplicaRange:
+    """How many copies of the model: as the job says, or one per GPU, or one."""
+    wanted = job.run.replicas
+    on_demand = job.run.device == "cuda" and executor.gpus == 0  # its GPU nodes may come up later
+    if wanted == "auto":
+        if on_demand:
+            raise ConfigError("run.device is cuda but there is no GPU yet to count: set run.replicas")
+        count = executor.gpus if uses_gpu(job, executor) else 1
+        return ReplicaRange(min=count, max=count)
+    pool = wanted if isinstance(wanted, ReplicaRange) else ReplicaRange(min=wanted, max=wanted)
+    if not on_demand:
+        executor.require(pool.min)
+    return pool
+
+
+def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task: Task | None = None) -> Prepared:
+    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `task`: other than
+    the job file's.
+
+    Raises CorpusError, ModelError, FingerprintMismatch or TableError; nothing is written but the count cache."""
+    address = TableAddress(job.table.location, job.storage)
+    table = LanceTable.open(address)
+    task = task or task_of(job)
+    _check_task(task, table)
+    corpus = Corpus(job.corpus, job.storage)
+    on_gpu = uses_gpu(job, executor)
+    spec = model_spec(job, on_gpu, table.metadata if table is not None else None)
+    resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
+    spec, facts = task.settle(
+        replace(
+            spec,
+            revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
+            threads=None if on_gpu else executor.threads(replicas(job, executor).max),
+        )
+    )
+    shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
+    if not any(shard.rows for shard in shards):
+        raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
+    carried = corpus.carried([shard.listing for shard in shards if shard.rows])
+    if table is not None:  # its types were decided once; later shards are cast to them
+        known = table.schema.names
+        carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
+    size = _rows_per_unit(
+        job, table, spec, replicas(job, executor).max, lambda: sample(task, corpus, shards, carried, spec)
+    )
+    asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
+    metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
+    schema = task.schema(carried, metadata)
+    if table is not None:
+        check_same_space(table, task, metadata, schema)
+    return Prepared(job, task, corpus, shards, carried, spec, metadata, schema, address, _notes(job, table))
+
+
+def _check_task(task: Task, table: LanceTable | None) -> None:
+    if table is not None and table.metadata.task != task.name:
+        raise TableError(
+            f"{table.address.location} holds the results of task: {table.metadata.task}, and this job has task: "
+            f"{task.name}; nothing was written. Use another name."
+        )
+
+
+def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
+    mine = job.model.query_instruction
+    stored = table.metadata.model["query_instruction"] if table is not None else mine
+    if mine is None or mine == stored:
+        return ()
+    return (
+        f"model.query_instruction: the table was created with {stored!r} and keeps it; for this job's {mine!r} give "
+        "search --instruction",
+    )
+
+
+def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
+    if differences := table.metadata.differences(metadata):
+        raise FingerprintMismatch(table.address.location, differences, task.space, task.remedy)
+    ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
+    if not ours.equals(theirs):
+        lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
+        lines += [f"  {f.name}: {f.type} (this job)" for f in ours if f not in list(theirs)]
+        raise TableError(
+            f"{table.address.location} has other columns than this job; nothing was written:\n"
+            + "\n".join(lines)
+            + "\nRestore corpus.columns and table.text_column, or use a new table.name."
+        )
+
+
+def _rows_per_unit(
+    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, weigh: Callable[[], tuple[float, float]]
+) -> int:
+    if job.run.rows_per_unit != "auto":
+        return int(job.run.rows_per_unit)
+    if table is not None:
+        return table.metadata.rows_per_unit
+    if spec.weights.startswith("fake"):
+        return sizing.rows_per_unit(1.0, None)
+    speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
+    tokens_per_row, records_per_row = weigh()
+    return sizing.rows_per_unit(tokens_per_row, speed, replicas, records_per_row)
+
+
+def sample(
+    task: Task, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
+) -> tuple[float, float]:
+    """Mean tokens and mean records (vectors or scores) a row, of the first rows of the middle shard."""
+    filled = [shard for shard in shards if shard.rows]
+    if not filled:
+        return 1.0, 1.0
+    shard = filled[len(filled) // 2]
+    unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
+    rows = next(iter(corpus.read([unit], carried)))
+    tokens, records = task.weigh(spec, rows)
+    return tokens / unit.rows, records / unit.rows

@@ -1,0 +1,89 @@
+"""What is tried again, and what is given up.
+
+A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. A unit that vanishes (no receipt,
+no failure) was lost with its process, three times over; one that hangs did not get through in its time. Both are run
+alone and then in eighths, until the one row is left that kills or hangs its process, which is recorded with a reason.
+All of it is bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from pipelines.engine.stage import Parcel
+from pipelines.errors import VectormillError
+from pipelines.units import Bundle, Unit, split
+
+ATTEMPTS = 2
+MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs money for nothing
+MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
+
+
+class Retries:
+    """`failures` are the units given up, with why, in words. `say` tells the user."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.failures: list[str] = []
+        self._say = say
+        self._attempts: Counter[int] = Counter()
+        self._hung: list[Unit] = []
+
+    def after_failure(self, parcel: Parcel) -> list[Bundle]:
+        """The parcel's units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
+        one too many."""
+        if parcel.fatal:
+            raise VectormillError(str(parcel.failure))
+        if parcel.hung:  # `after_loss` goes on with them
+            self._hung += parcel.bundle
+            for unit in parcel.bundle:
+                self._say(f"{unit}, {unit.rows:,} row(s) in hand: {parcel.failure}; its process is replaced")
+            return []
+        again: list[Bundle] = []
+        for unit in parcel.bundle:
+            self._attempts[unit.id] += 1
+            if self._attempts[unit.id] < ATTEMPTS:
+                again.append((unit,))
+            else:
+                self.failures.append(f"{unit}: {parcel.failure}")
+                self._say(f"failed: {self.failures[-1]}")
+        if len(self.failures) > MOST_FAILED_UNITS:
+            raise VectormillError(
+                f"{len(self.failures)} units failed, the last one with: {self.failures[-1]}. Stopped; what is "
+                "committed stays, and the same command goes on once the cause is removed."
+            )
+        return again
+
+    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Bundle]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
+        """(bundles to run next, single rows found guilty and of what). `ran`: the bundles in which the lost units, and
+        those that hung since the last call, travelled.
+
+        Raises VectormillError if so many are lost that it is not for some row's sake."""
+        hung, self._hung = self._hung, []
+        ids = {unit.id for unit in [*lost, *hung]}
+        if sum(any(unit.id in ids for unit in bundle) for bundle in ran) > MOST_LOST_BUNDLES:
+            raise VectormillError(
+                f"the engine lost {len(lost):,} units without a word and {len(hung):,} hung, more than single rows "
+                "that kill or hang their process would explain; look at memory and at the engine's output. What is "
+                "committed stays."
+            )
+        if lost:
+            self._say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
+        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
+        again: list[Bundle] = []
+        guilty: list[tuple[Unit, str]] = []
+        for unit, reason in [(u, "crashes_worker") for u in lost] + [(u, "hangs_worker") for u in hung]:
+            if unit.id not in alone:
+                again.append((unit,))
+            elif unit.rows > 1:
+                again += [(part,) for part in _eighths(unit)]
+            else:
+                guilty.append((unit, reason))
+        return again, guilty
+
+
+def _eighths(unit: Unit) -> list[Unit]:
+    """Each round costs a start of the model, or a time-out: 65,536 rows take 6 rounds, halves would take 16."""
+    parts = [unit]
+    for _ in range(3):
+        parts = [half for part in parts for half in split(part)]
+    return parts

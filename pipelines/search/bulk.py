@@ -1,0 +1,216 @@
+"""`vectormill search TABLE --queries FILE --out RESULTS.parquet`: as many queries as you like, each searched once.
+
+The hits go into a table beside the results, RESULTS.lance, by the same run that embeds a corpus: it may be killed at
+any time, and the same command goes on. When every query is accounted for, the table is written out as one Parquet file,
+in the order of the queries, which appears whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.cli.display import Display
+from pipelines.config import JobConfig, RunConfig
+from pipelines.errors import ConfigError, TableError
+from pipelines.job_file import parse_job
+from pipelines.maintenance.status import open_table
+from pipelines.run.certificate import Certificate
+from pipelines.run.prepare import Prepared
+from pipelines.run.run import run_job
+from pipelines.search.searcher import Query
+from pipelines.search.task import Searched, SearchTask
+from pipelines.storage.files import head, writing
+from pipelines.storage.retry import explain
+from pipelines.table.contents import checkpoint
+from pipelines.table.digests import id_digests, record_digests
+from pipelines.table.files import TableAddress, reading, transaction_of
+from pipelines.table.schema import results_of
+from pipelines.table.table import LanceTable
+
+ENDING = ".parquet"
+NO_LIMIT = 1e15  # a query that finds nothing is an answer, not a fault
+
+
+@dataclass(frozen=True)
+class Request:
+    """queries: a file of queries with `id` and `text`. out: the Parquet file to write. query: how each is searched.
+    reranker: weights, or None for one stage."""
+
+    table: TableAddress
+    queries: str
+    out: str
+    query: Query
+    reranker: str | None = None
+
+
+def search_queries(request: Request, run: RunConfig, display: Display) -> tuple[Certificate, dict[str, Any]]:
+    """Search, or go on with it; returns the account of the queries, and counts of what was found.
+
+    Raises ConfigError, TableError (the pinned version is gone, the table at RESULTS.lance is of another search),
+    and what a run raises."""
+    work, place = _place(request)
+    known = LanceTable.open(work)
+    if known is None and head(request.out, work.storage) is not None:
+        raise ConfigError(
+            f"--out {request.out} exists, and the table of its search, {work.location}, does not: it would be "
+            "overwritten. Remove it, or give another --out"
+        )
+    request.query.depth(request.reranker is not None)  # before anything is loaded
+    searched = _pinned(request, known)
+    task = SearchTask(searched, request.query, request.reranker)
+    weights = request.reranker if request.reranker is not None else searched.metadata.model["weights"]
+    job = parse_job(
+        {
+            "corpus": {"uri": request.queries, "id": "id"},
+            "model": {"weights": weights, **({} if request.reranker else _dtype(searched))},
+            "table": place,
+            "storage": work.storage.model_dump(),
+            "run": {**run.model_dump(), "max_bad_rows": NO_LIMIT},
+        },
+        "search --queries",
+    )
+    certificate = run_job(job, display, task, lambda prepared: _same_queries(prepared, request))
+    found = {
+        "out": request.out,
+        "table": work.location,
+        "searched": request.table.location,
+        "searched_version": searched.address.version,
+    }
+    if certificate.adds_up:
+        display.say(f"writing {request.out}")
+        found["hits"] = _write_out(work, job, request.out)
+    return certificate, found
+
+
+def _dtype(searched: Searched) -> dict[str, Any]:
+    """The embedder is not run by this job's settings; what it costs depends on its size alone."""
+    return {"dtype": searched.metadata.identity["dtype"], "force_float16": True}
+
+
+def _place(request: Request) -> tuple[TableAddress, dict[str, str]]:
+    """Where the table of the results is, for Lance and for a job."""
+    folder, _, file = request.out.rpartition("/")
+    name = file.removesuffix(ENDING)
+    if name == file or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
+        raise ConfigError(
+            f"--out {request.out}: results are written as Parquet; give a file that ends in {ENDING}, with letters, "
+            "digits, '_', '-' and '.' in its name"
+        )
+    place = {"uri": folder or ".", "name": name}
+    return TableAddress(f"{place['uri']}/{name}.lance", request.table.storage), place
+
+
+def _pinned(request: Request, known: LanceTable | None) -> Searched:
+    """The table to search, at the version at which its search began, or the newest."""
+    address = request.table
+    if known is not None and known.metadata.task == "search":
+        version = known.metadata.identity["table_version"]
+        if known.metadata.identity["table"] == address.uri:
+            address = replace(address, version=version)
+    try:
+        table = LanceTable.open(address)
+    except (ValueError, OSError) as bad:
+        raise explain(bad, address.location) from bad
+    if table is None and address.version is not None and LanceTable.open(request.table) is not None:
+        raise TableError(
+            f"the search that wrote {known.address.location if known else request.out} began with version "
+            f"{address.version} of {address.location}, which is gone: `vectormill optimize` removes versions older "
+            "than an hour. Finish a search before, or give another --out to search the table as it is now"
+        )
+    table = open_table(address, "embed")
+    if table.count_rows() == 0:
+        raise TableError(f"{address.location} is empty; run `vectormill embed` first")
+    _check_filter(table, request.query.where)
+    transaction = None
+    with suppress(OSError, ValueError):  # cleaned up: then version and fingerprint must do
+        transaction, _ = transaction_of(table.dataset, table.version)
+    return Searched(replace(address, version=table.version), table.metadata, table.schema, transaction)
+
+
+def _check_filter(table: LanceTable, where: str | None) -> None:
+    """Raises ConfigError for a filter that does not parse, before a replica is paid for."""
+    if not where:
+        return
+    try:
+        table.dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
+    except (ValueError, OSError, pa.ArrowException) as bad:
+        first = re.sub(r", \S+\.rs:\d+.*", "", str(bad).strip().splitlines()[0])
+        raise ConfigError(
+            f"--where {where!r} is no filter over this table: {first}\nthe columns are {', '.join(table.schema.names)}"
+        ) from bad
+
+
+def _same_queries(prepared: Prepared, request: Request) -> None:
+    """Raises ConfigError if the results are of other queries too: then the file would hold both."""
+    table = LanceTable.open(prepared.address)
+    if table is None:
+        return
+    state = checkpoint(table, prepared.by_id())
+    if state.stale:
+        raise ConfigError(
+            f"{prepared.address.location} holds the results of other queries: it differs in --queries "
+            f"({sum(state.stale.values()):,} of them are not in {request.queries}, which changed or is another file). "
+            "Give another --out, or the same queries"
+        )
+
+
+# ---------------------------------------------------------------------- the results as a file
+
+
+def _write_out(work: TableAddress, job: JobConfig, out: str) -> int:
+    """Write the table as one Parquet file, and return how many hits it has."""
+    table = open_table(work, "search")
+    hits = 0
+    schema = _shown(table.schema.empty_table(), table).schema
+    with writing(out, job.storage) as stream, pq.ParquetWriter(stream, schema) as writer:
+        for records in _in_order(table):
+            hits += records["_reason"].null_count
+            writer.write_table(_shown(records, table))
+    return hits
+
+
+def _in_order(table: LanceTable) -> Iterator[pa.Table]:
+    """The table's records in the order of the queries and, of each, by rank: unit by unit, so that memory is bounded.
+
+    Raises TableError for records that are not what was written."""
+    results = results_of(table.schema)
+    with reading(table.address):
+        for _, _, fragment_id, start, stop in sorted(_runs(table)):
+            scanner = table.dataset.get_fragment(fragment_id).scanner(offset=start, limit=stop - start)
+            records = scanner.to_table().combine_chunks()
+            for batch in records.to_batches():
+                if not (record_digests(batch, id_digests(batch), results) == batch["_digest"].to_numpy()).all():
+                    raise TableError(
+                        f"{table.address.location}: records are not what was written; remove the table and search again"
+                    )
+            yield records
+
+
+def _runs(table: LanceTable) -> Iterator[tuple[int, int, int, int, int]]:
+    """(shard, first row, fragment, where its records begin there, where they end) of each unit."""
+    for fragment in table.dataset.get_fragments():
+        records = fragment.to_table(columns=["_shard", "_row", "_unit"])
+        edges = [0, *(np.flatnonzero(np.diff(records["_unit"].to_numpy())) + 1).tolist(), len(records)]
+        for start, stop in pairwise(edges):
+            first = records.slice(start, 1).to_pylist()[0]
+            yield first["_shard"], first["_row"], fragment.fragment_id, start, stop
+
+
+def _shown(records: pa.Table, table: LanceTable) -> pa.Table:
+    """What of the records goes into the file: query_id, rank, the hit, what the table carries, and the reason of a
+    query without hits."""
+    ranks = pc.if_else(records["_reason"].is_null(), pc.add(records["_chunk"], 1), pa.scalar(None, pa.int32()))
+    results = results_of(table.schema)
+    others = [n for n in table.schema.names if n != "id" and not n.startswith("_") and n not in results]
+    columns = {"query_id": records["id"], "rank": ranks.cast(pa.int32()), "id": records["hit_id"]}
+    columns |= {name: records[name] for name in (*results[1:], *others)}
+    return pa.table({**columns, "reason": records["_reason"]})

@@ -1,0 +1,194 @@
+"""The task of `search --queries`: each query of the corpus becomes its hits in another table, one record each.
+
+The table is searched as it was when the first run began, at that version, so that a search that was stopped goes on
+over the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors.replica.columns import set_where
+from actors.reranker import recipe as rerank_recipe
+from actors.spec import ModelError, ModelSpec
+from pipelines.engine.stage import Parcel, Stage, StageFunction
+from pipelines.errors import VectormillError
+from pipelines.search.searcher import Hit, Query, Searcher
+from pipelines.table.files import TableAddress
+from pipelines.table.schema import REASONS, SEARCHED, TableMetadata, searched_schema
+from pipelines.tasks.embed import replica
+from pipelines.tasks.task import Pool, replicas
+
+QUERY_TOKENS, PASSAGE_TOKENS = 32, 256  # estimates, for the size of a unit
+OWN = frozenset({"query_id", "rank", "id", "reason", *SEARCHED.names})
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What is searched. address: at the version that it is pinned to. identity: of the table's model."""
+
+    address: TableAddress
+    metadata: TableMetadata
+    schema: pa.Schema
+    transaction: str | None  # that made the version: another table in the same place has another
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The columns of the table that a hit carries."""
+        return tuple(n for n in self.schema.names if n not in ("id", "vector") and not n.startswith("_"))
+
+    @property
+    def shown(self) -> pa.Schema:
+        """The same in the results: one that has the name of a result is called carried_NAME there."""
+        names = {name: f"carried_{name}" if name in OWN else name for name in self.carried}
+        return pa.schema([pa.field(new, self.schema.field(name).type) for name, new in names.items()])
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """A query becomes its hits. reranker: its weights, or None for one stage."""
+
+    searched: Searched
+    query: Query
+    reranker: str | None
+    name = "search"
+    result = "hit"
+    space = "the results of another search"
+    remedy = "Give another --out, or the options and the table as they were."
+
+    def settle(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
+        """`spec` is the reranker's, or the embedder's where there is none."""
+        searched, query = self.searched, self.query
+        facts: dict[str, Any] = {"task": self.name, "dtype": spec.dtype, "reranker": None}
+        asked = searched.metadata.model["query_instruction"] if query.instruction is None else query.instruction
+        if self.reranker is not None:
+            known = rerank_recipe.identity(spec, asked or None)
+            spec = replace(
+                spec,
+                max_tokens=known["max_tokens"],
+                digest=known["weights"],
+                tokenizer_digest=known["tokenizer"],
+            )
+            facts["reranker"] = known
+        facts |= {
+            "table": searched.address.uri,
+            "table_version": searched.address.version,
+            "table_transaction": searched.transaction,
+            "table_fingerprint": searched.metadata.fingerprint,
+            "limit": query.limit,
+            "candidates": query.depth(self.reranker is not None),
+            "mode": query.mode,
+            "where": query.where,
+            "instruction": asked,
+            "exact": query.exact,
+        }
+        return spec, facts
+
+    def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:
+        return searched_schema(self.searched.shown, metadata)
+
+    def weigh(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+        pairs = self.query.candidates if self.reranker is not None else 0
+        return len(rows) * (QUERY_TOKENS + pairs * (QUERY_TOKENS + PASSAGE_TOKENS)), len(rows) * max(1, pairs)
+
+    def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
+        task, reranker = self, spec if self.reranker is not None else None
+        return [replicas("search", lambda: searching(task, reranker), pool)]
+
+
+def searching(task: SearchTask, reranker: ModelSpec | None) -> StageFunction:
+    """One replica. What makes one query unsearchable makes all so (the filter, an index that is missing): then the run
+    stops."""
+    work = replica("search", lambda: SearchActor(task, reranker))
+
+    def search(parcels: list[Parcel]) -> Iterable[Parcel]:
+        for parcel in parcels:
+            try:
+                for done in work([parcel]):
+                    found = 0 if done.rows is None else len(done.rows)
+                    yield replace(done, counts={**done.counts, "records": found})
+            except VectormillError as bad:
+                yield parcel.failed(str(bad), fatal=True)
+
+    return search
+
+
+class SearchActor:
+    """A table of queries in, their hits out."""
+
+    def __init__(self, task: SearchTask, reranker: ModelSpec | None):
+        self._task, self._query = task, task.query
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # why: see EmbedActor
+        embeds = task.query.mode != "text"
+        self._searcher = self._thread.submit(Searcher, task.searched.address, reranker, embeds).result()
+        self._reranks = reranker is not None
+        self._instruction = self._thread.submit(self._embedders_instruction).result()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Takes tables of schema.row_schema; gives one record a hit, and one a query that has a reason or no hit."""
+        good_N = rows["_reason"].is_null().to_numpy()
+        found = iter(self._thread.submit(self._hits, rows["text"].filter(pa.array(good_N)).to_pylist()).result())
+        lists: list[list[Hit]] = [next(found) if good else [] for good in good_N]
+        take = np.repeat(np.arange(len(rows)), [max(1, len(hits)) for hits in lists])
+        hits: list[Hit | None] = [hit for several in lists for hit in (several or (None,))]
+        out = rows.drop_columns(["text"]).take(pa.array(take))
+        chunks = [number for several in lists for number in range(max(1, len(several)))]
+        zeros = np.zeros(len(take), np.int32)
+        columns = {
+            "_chunk": pa.array(chunks, pa.int32()),
+            "_tokens": pa.array(zeros),
+            "_truncated": pa.array(zeros != 0),
+        }
+        for field in SEARCHED:
+            columns[field.name] = pa.array([_value(hit, field.name) for hit in hits], field.type)
+        shown = self._task.searched.shown
+        for name, field in zip(self._task.searched.carried, shown, strict=True):
+            # The text column is none of a hit's columns: it is its text.
+            values = [None if hit is None else hit.columns.get(name, hit.text) for hit in hits]
+            columns[field.name] = pa.array(values, field.type)
+        for name, column in columns.items():
+            out = out.append_column(name, column)
+        nothing_N = good_N[take] & np.array([hit is None for hit in hits], dtype=bool)
+        if nothing_N.any():
+            out = set_where(out, "_reason", nothing_N, "nothing_found")
+            out = set_where(out, "_detail", nothing_N, REASONS["nothing_found"])
+        return out
+
+    def _hits(self, texts: list[str]) -> list[list[Hit]]:
+        query = self._query
+        if query.mode != "vector":
+            return [self._searcher.search(text, query) for text in texts]
+        if not texts:
+            return []
+        vectors = self._searcher.embed_queries(texts, self._instruction)  # all at once: that is what a GPU is for
+        depth = query.depth(self._reranks)
+        found = [self._searcher.nearest(vector, depth, query.where, query.exact) for vector in vectors]
+        if not self._reranks:
+            return found
+        return [
+            self._searcher.rerank(text, hits, query.instruction, query.limit)
+            for text, hits in zip(texts, found, strict=True)
+        ]
+
+    def _embedders_instruction(self) -> str | None:
+        """The instruction, if the embedder takes one: it may be for the reranker alone."""
+        if not self._reranks or self._query.instruction is None or self._query.mode != "vector":
+            return self._query.instruction
+        try:
+            self._searcher.embed_queries(["test"], self._query.instruction)
+        except ModelError:
+            return None
+        return self._query.instruction
+
+
+def _value(hit: Hit | None, name: str) -> object:
+    if hit is None:
+        return None
+    value = hit.id if name == "hit_id" else getattr(hit, name)
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,102 @@
+"""Where a table is, and the data files that workers write for it: invisible until the committer commits them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import lance
+import pyarrow as pa
+from lance.fragment import write_fragments
+
+from pipelines.config import StorageConfig
+from pipelines.errors import TableError
+from pipelines.storage.files import is_s3, lance_options, local_path
+from pipelines.storage.retry import explain
+
+FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
+BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
+CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
+
+
+@dataclass(frozen=True)
+class TableAddress:
+    """Where a table is and how to reach it: small and picklable, travels to the workers.
+
+    location: as the user wrote it. version: which one of the table, None for the newest. uri: the location, absolute,
+    because workers run in other folders."""
+
+    location: str
+    storage: StorageConfig
+    version: int | None = None
+    uri: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", self.location if is_s3(self.location) else local_path(self.location))
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """Lance's storage options; credentials are found by the standard chain."""
+        return lance_options(self.storage) if is_s3(self.location) else None
+
+    def open(self) -> lance.LanceDataset:
+        session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+        return lance.dataset(self.uri, self.version, storage_options=self.options, session=session)
+
+
+@cache
+def _dataset_for_writing(address: TableAddress) -> lance.LanceDataset:
+    """One handle a process: a URI would cost two more requests a write."""
+    return address.open()
+
+
+def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
+    """Write rows as invisible data files of the table; returns the fragments' metadata as JSON.
+
+    `rows` must have exactly the table's columns and types. Raises OSError when the store fails; nothing is visible
+    then, and what was written is an orphan."""
+    if rows.num_rows == 0:
+        return ()
+    dataset = _dataset_for_writing(address)
+    batches = rows.to_reader(max_chunksize=max(1, BATCH_BYTES * rows.num_rows // max(rows.nbytes, 1)))
+    fragments = write_fragments(
+        batches,
+        dataset,
+        schema=rows.schema,
+        data_storage_version=FILE_FORMAT,
+        storage_options=address.options,
+    )
+    written = sum(fragment.physical_rows for fragment in fragments)
+    assert written == rows.num_rows, f"wrote {written} of {rows.num_rows} rows"
+    return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
+
+
+@contextlib.contextmanager
+def reading(address: TableAddress) -> Iterator[None]:
+    """Gives what Lance raises over a file that is gone, damaged or out of reach as one clear error."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as bad:
+        found = re.search(r"/data/([\w-]+\.lance)\b", str(bad)) if "not found" in str(bad).lower() else None
+        if found or re.search(r"corrupt|failed to fill whole buffer|out of bounds", str(bad)):
+            what = f"the data file {found[1]} is gone" if found else "a data file is damaged"
+            raise TableError(
+                f"{address.location}: {what}, so the table cannot be read. Put it back from a copy, or delete the "
+                "table and run `vectormill embed` again."
+            ) from bad
+        raise explain(bad, address.location) from bad
+
+
+def transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
+    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
+    try:
+        transaction = dataset.read_transaction(version)
+    except TypeError:
+        # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
+        # such a transaction.
+        return None, {}
+    return transaction.uuid, dict(transaction.transaction_properties or {})

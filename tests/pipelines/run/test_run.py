@@ -1,0 +1,562 @@
+"""The main job in one process, with the fake model, real Lance and real files."""
+
+import shutil
+import threading
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from actors.embedder.embedder import Embedder
+from actors.spec import ModelSpec
+from actors.weights.locate import locate
+from pipelines.engine.stage import InlineExecutor, Parcel
+from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
+from pipelines.run import run as embed_module
+from pipelines.run.prepare import prepare
+from pipelines.run.run import EmbedRun
+from pipelines.table import contents
+from pipelines.table.files import TableAddress
+from pipelines.table.table import LanceTable
+from pipelines.tasks import embed as stages
+from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_parquet(tmp_path / "corpus")
+
+
+def version(config):
+    return lance.dataset(config.table.location).version
+
+
+def test_every_row_once_with_its_vector(tmp_path, corpus):
+    config = job(tmp_path)
+    certificate = run(config)
+    assert certificate.adds_up
+    assert (certificate.rows, certificate.embedded_rows, certificate.bad_rows) == (120, 120, 0)
+    table = rows(config)
+    assert sorted(r["id"] for r in table) == sorted(f"d{n}" for n in range(120))
+    want = Embedder(ModelSpec("fake")).embed_documents([text_of(r["n"]) for r in table])
+    assert np.allclose(np.array([r["vector"] for r in table]), want, atol=2e-5)
+    assert all(r["id"] == f"d{r['n']}" for r in table)
+    assert certificate.tokens == sum(r["_tokens"] for r in table) > 0
+
+
+def test_tiny_files_travel_in_bundles(tmp_path):
+    """Several units in one parcel, one of them unreadable: only that one fails."""
+    folder = write_parquet(tmp_path / "corpus", shards=50, rows=3)
+    config = job(tmp_path)
+    executor = InlineExecutor()
+    prepared = prepare(config, executor)
+    content = (folder / "part-30.parquet").read_bytes()
+    (folder / "part-30.parquet").unlink()
+    certificate = EmbedRun(prepared, executor, Said()).run()
+    assert (certificate.embedded_rows, certificate.missing_rows, len(certificate.failures)) == (147, 3, 1)
+    (folder / "part-30.parquet").write_bytes(content)
+    assert run(config).adds_up
+    assert len(rows(config)) == len({(r["_shard"], r["_row"]) for r in rows(config)}) == 150
+
+
+def test_second_run_does_nothing(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    before = version(config)
+    certificate = run(config)
+    assert certificate.adds_up
+    assert version(config) == before, "not even a fence"
+
+
+def test_added_shard_is_the_only_work(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    old = {(r["_shard"], r["_unit"]) for r in rows(config)}
+    write_parquet(corpus, shards=1, first=500)
+    said = Said()
+    assert run(config, display=said).rows == 160
+    assert "9 of 12 units are in the table, 3 to go" in said.text
+    assert old < {(r["_shard"], r["_unit"]) for r in rows(config)}
+    assert len(ids(config)) == len(set(ids(config))) == 160
+
+
+def test_changed_shard_is_a_new_shard_and_is_reported(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    (corpus / "part-0.parquet").unlink()
+    write_parquet(corpus, shards=1, first=0, rows=44)
+    said = Said()
+    certificate = run(config, display=said)
+    assert certificate.adds_up
+    assert certificate.stale_rows == 40
+    assert "1 shard(s) in the table are no longer in the corpus" in said.text
+    certificate = run(job(tmp_path, run={"stale_rows": "delete"}))
+    assert (certificate.stale_rows, certificate.embedded_rows) == (0, 124)
+    assert len(rows(config)) == 124
+
+
+def test_renamed_root_changes_nothing(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    before = version(config)
+    corpus.rename(tmp_path / "elsewhere")
+    assert run(job(tmp_path, corpus={"uri": str(tmp_path / "elsewhere")})).adds_up
+    assert version(config) == before
+
+
+def test_other_unit_size_resumes_exactly(tmp_path, corpus, monkeypatch):
+    config = job(tmp_path)
+    stop_after(monkeypatch, commits=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    done = len(rows(config))
+    assert 0 < done < 120
+    assert run(job(tmp_path, run={"rows_per_unit": 7})).adds_up
+    assert len(ids(config)) == len(set(ids(config))) == 120
+
+
+def stop_after(monkeypatch, commits):
+    """Ctrl-C right after the n-th commit."""
+    real, seen = LanceTable.commit, []
+
+    def commit(self, fragments, properties):
+        real(self, fragments, properties)
+        seen.append(1)
+        if len(seen) == commits:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanceTable, "commit", commit)
+
+
+def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
+    """Nothing is due yet when Ctrl-C comes; the receipts in hand are committed all the same."""
+    config = job(tmp_path, run={"commit_every_seconds": 10})
+    real = embed_module.with_ticks
+
+    def interrupted(stream, due):
+        for number, parcel in enumerate(real(stream, due)):
+            if number == 4:
+                raise KeyboardInterrupt
+            yield parcel
+
+    monkeypatch.setattr(embed_module, "with_ticks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    assert 0 < len(rows(config)) < 120
+    assert run(config).adds_up
+
+
+NASTY = [
+    {"doc_id": "good", "text": "some text", "n": 1},
+    {"doc_id": None, "text": "no id", "n": 2},
+    {"doc_id": "good", "text": "twice", "n": 3},
+    b'{"doc_id": "broken", "text": \n',
+    b'{"doc_id": "latin", "text": "\xff\xfe", "n": 5}\n',
+    {"doc_id": "null", "text": None, "n": 6},
+    {"doc_id": "number", "text": 7, "n": 7},
+    {"doc_id": "empty", "text": "", "n": 8},
+    {"doc_id": "blank", "text": " \t", "n": 9},
+    {"doc_id": "column", "text": "fits not", "n": "ten"},
+    {"doc_id": "last", "text": "more text", "n": 11},
+]
+REASONS_OF_NASTY = [
+    *(None, "no_id", "duplicate_id", "undecodable", "undecodable", "no_text", "not_a_string", "empty_text"),
+    *("empty_text", "bad_column", None),
+]
+
+
+def test_each_kind_of_bad_row_stays_with_its_reason(tmp_path):
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": f"x{n}", "text": "t", "n": n} for n in range(3)])
+    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
+    config = job(tmp_path)
+    certificate = run(config)
+    assert certificate.adds_up
+    assert (certificate.rows, certificate.embedded_rows, certificate.bad_rows) == (14, 5, 9)
+    found = [r for r in rows(config) if not r["id"].startswith("x")]
+    assert [r["_reason"] for r in found] == REASONS_OF_NASTY
+    for row in found:
+        assert (row["vector"] is None) == (row["_reason"] is not None)
+        assert (row["_detail"] or "").startswith("nasty.jsonl row " if row["_reason"] else "")
+    assert "twice" not in str([r["_detail"] for r in found]), "text is never in a message"
+
+
+def test_non_finite_vector_is_recorded(tmp_path, corpus, monkeypatch):
+    from actors.embedder.embedder import Embedder
+
+    real = Embedder.embed
+
+    def embed(self, ids, offsets):
+        vectors = real(self, ids, offsets)
+        if len(vectors) > 5:  # not the self-check
+            vectors[0] = np.nan
+        return vectors
+
+    monkeypatch.setattr(Embedder, "embed", embed)
+    certificate = run(job(tmp_path))
+    assert certificate.adds_up
+    assert certificate.reasons == {"non_finite": 9}, "one in each of nine units"
+
+
+def test_too_many_bad_rows_fail_the_run(tmp_path):
+    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
+    with pytest.raises(Incomplete, match=r"\d rows have no vector, more than run.max_bad_rows \(0.5\)"):
+        run(job(tmp_path, run={"max_bad_rows": 0.5}))
+    assert run(job(tmp_path, run={"max_bad_rows": 9})).adds_up
+
+
+def test_too_many_bad_rows_fail_the_next_run_too(tmp_path):
+    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
+    run(job(tmp_path))
+    with pytest.raises(Incomplete, match=r"8 rows have no vector"):
+        run(job(tmp_path, run={"max_bad_rows": 7}))
+
+
+def test_stale_rows_stay_until_the_new_ones_are_in(tmp_path, corpus, monkeypatch):
+    from pipelines.tasks.embed import Tokenise
+
+    config = job(tmp_path, run={"stale_rows": "delete"})
+    run(config)
+    (corpus / "part-0.parquet").unlink()
+    write_parquet(corpus, shards=1, first=0, rows=44)
+    with monkeypatch.context() as broken:
+        broken.setattr(Tokenise, "tokenise", lambda self, table: 1 / 0)
+        certificate = run(config)
+    assert (certificate.adds_up, certificate.stale_rows) == (False, 40)
+    assert (run(config).stale_rows, len(rows(config))) == (0, 124)
+
+
+def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    before = version(config)
+    for change, field in [
+        ({"model": {"dimensions": 32}}, "dimensions"),
+        ({"model": {"prompt": "passage: "}}, "prompt"),
+        ({"model": {"max_tokens": 9}}, "max_tokens"),
+        ({"model": {"weights": "bundled"}}, "weights"),
+        ({"corpus": {"text": "{doc_id} {text}"}}, "text"),
+        ({"corpus": {"id": "n"}}, "id"),
+        ({"chunking": {"max_tokens": 16, "overlap_tokens": 2}}, "chunking"),
+        ({"table": {"vector_dtype": "float16"}}, "vector_dtype"),
+    ]:
+        with pytest.raises(FingerprintMismatch) as bad:
+            run(job(tmp_path, **change))
+        assert field in bad.value.differences
+        assert f"  {field}: table has" in str(bad.value)
+    assert version(config) == before
+
+
+def test_tuning_fields_are_free(tmp_path, corpus):
+    run(job(tmp_path))
+    other = {"rows_per_unit": 5, "token_budget": 7, "replicas": 3, "commit_every_seconds": 9, "commit_every_rows": 1}
+    assert run(job(tmp_path, run=other)).adds_up
+
+
+def test_other_columns_are_refused(tmp_path, corpus):
+    run(job(tmp_path))
+    with pytest.raises(TableError, match="other columns"):
+        run(job(tmp_path, corpus={"columns": []}))
+
+
+def test_chunks_template_dimensions_and_float16(tmp_path):
+    long = " ".join(f"w{n}" for n in range(100))
+    records = [{"doc_id": str(n), "title": f"T{n}", "text": long if n % 2 else "short", "n": n} for n in range(20)]
+    write_jsonl(tmp_path / "corpus" / "a.jsonl", [*records, {"doc_id": "e", "title": None, "text": None, "n": 1}])
+    config = job(
+        tmp_path,
+        corpus={"text": "{title}: {text}"},
+        chunking={"max_tokens": 32, "overlap_tokens": 4},
+        model={"dimensions": 16},
+        table={"vector_dtype": "float16", "text_column": "passage"},
+    )
+    certificate = run(config)
+    assert certificate.adds_up
+    assert (certificate.rows, certificate.bad_rows, certificate.truncated) == (21, 1, 0)
+    dataset = lance.dataset(config.table.location)
+    assert dataset.schema.field("vector").type == pa.list_(pa.float16(), 16)
+    table = rows(config)
+    assert certificate.records == len(table) > 21
+    for row in table:
+        if row["_reason"]:
+            continue
+        full = f"T{row['id']}: " + (long if int(row["id"]) % 2 else "short")
+        assert row["passage"] == full[row["_start"] : row["_end"]]
+        assert row["_tokens"] <= 32
+        assert abs(np.linalg.norm(row["vector"]) - 1) < 2e-3
+    assert {r["_chunk"] for r in table if r["id"] == "1"} == {0, 1, 2, 3}
+
+
+def test_chunks_longer_than_the_model_are_refused(tmp_path, corpus):
+    with pytest.raises(VectormillError, match=r"chunking.max_tokens is 600 but the model takes"):
+        run(job(tmp_path, chunking={"max_tokens": 600}))
+
+
+# ---------------------------------------------------------------------- what fails
+
+
+def test_unreadable_shard_fails_the_run_and_keeps_the_rest(tmp_path, corpus, monkeypatch):
+    """A shard that vanishes between plan and read: its units fail with the file's name, the others are in."""
+    config = job(tmp_path)
+    executor = InlineExecutor()
+    prepared = prepare(config, executor)
+    content = (corpus / "part-1.parquet").read_bytes()
+    (corpus / "part-1.parquet").unlink()
+    certificate = EmbedRun(prepared, executor, Said()).run()
+    assert not certificate.adds_up
+    assert (certificate.embedded_rows, certificate.missing_rows) == (80, 40)
+    assert len(certificate.failures) == 3
+    assert all("part-1.parquet" in failure for failure in certificate.failures)
+    (corpus / "part-1.parquet").write_bytes(content)
+    assert run(config).adds_up
+    assert len(set(ids(config))) == len(ids(config)) == 120
+
+
+def test_a_stage_that_raises_is_tried_again_then_reported(tmp_path, corpus, monkeypatch):
+    from pipelines.tasks.embed import Tokenise
+
+    real, calls = Tokenise.tokenise, []
+
+    def tokenise(self, table):
+        calls.append(1)
+        if "d17" in table["id"].to_pylist():
+            raise RuntimeError("tokenizer trouble")
+        return real(self, table)
+
+    monkeypatch.setattr(Tokenise, "tokenise", tokenise)
+    certificate = run(job(tmp_path))
+    assert not certificate.adds_up
+    (failure,) = certificate.failures
+    assert "part-0.parquet rows" in failure
+    assert "tokenise: RuntimeError: tokenizer trouble" in failure
+    assert certificate.missing_rows == 16, "the second unit of part-0"
+    assert len(calls) == 9 + 1, "the failing unit was tried twice"
+
+
+class Unreliable(InlineExecutor):
+    """Runs everything, then gives receipts twice, or loses those whose units cover a row."""
+
+    def __init__(self, lose=(), twice=False):
+        super().__init__()
+        self.lose, self.twice = set(lose), twice
+
+    def run(self, read, stages, spans):
+        for parcel in super().run(read, stages, spans):
+            if any(
+                unit.start <= row < unit.stop and path in unit.path for unit in parcel.bundle for path, row in self.lose
+            ):
+                continue
+            yield parcel
+            if self.twice:
+                yield parcel
+
+
+def test_second_receipt_is_dropped(tmp_path, corpus):
+    certificate = run(job(tmp_path), Unreliable(twice=True))
+    assert certificate.adds_up
+    assert len(rows(job(tmp_path))) == 120
+
+
+def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, corpus):
+    lost = [("part-0", 3), ("part-2", 39)]
+    certificate = run(job(tmp_path), Unreliable(lose=lost))
+    assert certificate.adds_up
+    assert certificate.reasons == {"crashes_worker": 2}
+    bad = [r for r in rows(job(tmp_path)) if r["_reason"]]
+    assert sorted(r["_detail"].split(":")[0] for r in bad) == ["part-0.parquet row 3", "part-2.parquet row 39"]
+    assert len(rows(job(tmp_path))) == 120
+
+
+class Deaf(InlineExecutor):
+    def run(self, read, stages, spans):
+        return iter(())
+
+
+def test_an_engine_that_loses_everything_stops_the_run(tmp_path):
+    """A broken cluster must not turn a corpus into rows that `crash their worker`."""
+    write_parquet(tmp_path / "corpus", shards=8, rows=200)
+    with pytest.raises(VectormillError, match="the engine lost"):
+        run(job(tmp_path), Deaf())
+    assert rows(job(tmp_path)) == []
+
+
+def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
+    class Refusing(InlineExecutor):
+        def run(self, read, stages, spans):
+            for span in spans:
+                yield Parcel(span[0]).failed("this replica computes wrong vectors", fatal=True)
+
+    with pytest.raises(VectormillError, match="this replica computes wrong"):
+        run(job(tmp_path), Refusing())
+    assert rows(job(tmp_path)) == []
+
+
+def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypatch):
+    config = job(tmp_path, run={"commit_every_seconds": 10})
+    real, calls = stages.write_rows, []
+
+    def write_rows(address, table):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("LanceError(IO): No space left on device (os error 28), lance-file/src/writer.rs:254:9")
+        return real(address, table)
+
+    monkeypatch.setattr(stages, "write_rows", write_rows)
+    with pytest.raises(VectormillError, match=r"cannot be written: .*the disk is full; make room"):
+        run(config)
+    assert len(calls) < 9, "neither tried again nor embedded on; the engine is at most two units ahead"
+    assert len(rows(config)) == 32, "what was written is committed"
+    monkeypatch.undo()
+    assert run(config).adds_up
+    assert len(set(ids(config))) == len(ids(config)) == 120
+
+
+def test_store_that_fails_for_a_moment_is_tried_again(tmp_path, corpus, monkeypatch):
+    real, calls = stages.write_rows, []
+
+    def write_rows(address, table):
+        calls.append(1)
+        if len(calls) in (2, 3):
+            raise OSError("503 Slow Down")
+        return real(address, table)
+
+    monkeypatch.setattr(stages, "write_rows", write_rows)
+    monkeypatch.setattr("pipelines.tasks.embed.time.sleep", lambda seconds: None)
+    assert run(job(tmp_path)).adds_up
+    assert len(calls) == 9 + 2
+
+
+def test_rows_deleted_by_the_owner_are_not_embedded_again(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    dataset = lance.dataset(config.table.location)
+    dataset.delete("n < 3 OR n = 20")
+    certificate = run(config)
+    assert (certificate.deleted_rows, certificate.missing_rows, certificate.adds_up) == (4, 0, True)
+    assert len(rows(config)) == 116
+
+
+# ---------------------------------------------------------------------- two drivers
+
+
+def test_two_drivers_one_table(tmp_path, corpus):
+    """The first is held in the middle of its work, the second takes over and finishes; the first adds nothing."""
+    config = job(tmp_path)
+    held, release = threading.Event(), threading.Event()
+
+    class Paused(InlineExecutor):
+        def run(self, read, stages, spans):
+            for number, parcel in enumerate(super().run(read, stages, spans)):
+                if number == 3:
+                    held.set()
+                    assert release.wait(60)
+                yield parcel
+
+    outcome = []
+
+    def first():
+        try:
+            run(config, Paused())
+        except Exception as bad:  # noqa: BLE001
+            outcome.append(bad)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert held.wait(60)
+    assert run(config).adds_up
+    release.set()
+    thread.join(60)
+    assert isinstance(outcome[0], Superseded)
+    assert len(rows(config)) == len(set(ids(config))) == 120
+
+
+def test_a_run_whose_file_the_newer_one_took_for_an_orphan_says_superseded(tmp_path, corpus, monkeypatch):
+    """Not that its table cannot be written: the store is well."""
+    config = job(tmp_path)
+    real, newer = stages.write_rows, []
+
+    def overtaken(address, rows):
+        if newer:
+            return real(address, rows)
+        newer.append(None)
+        newer.append(run(config))
+        raise OSError("LanceError(IO): failed to persist temp file")
+
+    monkeypatch.setattr(stages, "write_rows", overtaken)
+    with pytest.raises(Superseded, match="superseded by run"):
+        run(config)
+    assert newer[1].adds_up
+    assert len(rows(config)) == 120
+
+
+def test_new_driver_keeps_what_the_old_one_committed(tmp_path, corpus, monkeypatch):
+    config = job(tmp_path)
+    stop_after(monkeypatch, commits=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    kept = {(r["_unit"], r["id"]) for r in rows(config)}
+    said = Said()
+    assert run(config, display=said).adds_up
+    assert kept < {(r["_unit"], r["id"]) for r in rows(config)}
+    assert "of 9 units are in the table" in said.text
+
+
+def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
+    """After each commit every unit in the table is whole."""
+    config = job(tmp_path)
+    real, sizes = LanceTable.commit, []
+
+    def commit(self, fragments, properties):
+        real(self, fragments, properties)
+        sizes.extend(
+            unit.rows for unit in contents.units(LanceTable.open(TableAddress(config.table.location, config.storage)))
+        )
+
+    monkeypatch.setattr(LanceTable, "commit", commit)
+    run(config)
+    assert set(sizes) == {8, 16}, "40 rows in row groups of 16"
+
+
+def test_corpus_errors_come_before_any_work(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(CorpusError):
+        run(job(tmp_path))
+    write_parquet(tmp_path / "corpus")
+    with pytest.raises(CorpusError, match="doc_id"):
+        run(job(tmp_path, corpus={"id": "docid"}))
+    assert not (tmp_path / "db" / "t.lance").exists()
+
+
+# ---------------------------------------------------------------------- what changes between plan and work
+
+
+def test_commit_of_an_older_run_before_the_fence_is_seen(tmp_path, corpus, monkeypatch):
+    """The older run's last commit lands after this run's first look at the table and before its fence."""
+    config = job(tmp_path)
+    real = LanceTable.take_fence
+
+    def late(self, run_id, properties):
+        monkeypatch.undo()
+        assert run(config).adds_up, "the older run finishes just now"
+        real(self, run_id, properties)
+
+    monkeypatch.setattr(LanceTable, "take_fence", late)
+    assert run(config).adds_up
+    assert len(rows(config)) == len(set(ids(config))) == 120
+
+
+def test_weights_that_change_after_the_plan_are_refused(tmp_path, corpus):
+    """The folder holds other weights when the replica starts than when the fingerprint was taken."""
+    weights = tmp_path / "weights"
+    shutil.copytree(locate(ModelSpec("bundled")), weights)
+    config = job(tmp_path, model={"weights": str(weights)})
+    executor = InlineExecutor()
+    prepared = prepare(config, executor)
+    with (weights / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(VectormillError, match="a replica refuses to work"):
+        EmbedRun(prepared, executor, Said()).run()
+    assert rows(config) == []

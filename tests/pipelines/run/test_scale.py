@@ -1,0 +1,143 @@
+"""What keeps a run of 10^10 rows within one driver: what is held, how often the table is asked, how long a wave is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.engine.stage import InlineExecutor
+from pipelines.errors import VectormillError
+from pipelines.run import run as embed
+from pipelines.run import sizing
+from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, Retries
+from pipelines.table import contents
+from pipelines.table.checkpoint import UnitInTable, count_pending, pending, read_checkpoint
+from pipelines.table.table import LanceTable
+from pipelines.units import Shard, count_units, cut, waves
+from tests.support.jobs import job, rows, run, write_parquet
+
+
+def shard(count, path="a.parquet", breaks=()):
+    return Shard(path, 1000, "mtime:1", "footer:x", "parquet", count, tuple(breaks))
+
+
+@given(
+    count=st.integers(1, 400),
+    size=st.integers(1, 60),
+    breaks=st.sets(st.integers(1, 399)),
+    done=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 90)), max_size=5),
+)
+def test_pending_units_are_counted_as_they_are_cut(count, size, breaks, done):
+    one = shard(count, breaks=sorted(b for b in breaks if b < count))
+    ranges = [(start, start + length) for start, length in done]
+    assert count_units(one, size, ranges) == len(list(cut(one, size, ranges)))
+
+
+@given(order=st.permutations(range(10)), gone=st.sets(st.integers(0, 9)))
+def test_done_ranges_are_joined_and_say_the_same_in_any_order(order, gone):
+    one = shard(100)
+    units = list(cut(one, 10))
+    found = [UnitInTable(u.id, u.shard, (u.start, u.stop), u.rows) for u in (units[i] for i in order if i not in gone)]
+    state = read_checkpoint({one.id: one}, found, 10)
+    assert (state.units, state.rows_done, state.overlaps) == (10 - len(gone), 100 - 10 * len(gone), 0)
+    assert [u.id for u in pending([one], state.done, 10)] == [units[i].id for i in sorted(gone)]
+    assert count_pending([one], state.done, 10) == len(gone)
+
+
+def test_the_checkpoint_holds_a_range_for_a_shard_not_for_a_unit(tmp_path):
+    write_parquet(tmp_path / "corpus", shards=3, rows=160)
+    config = job(tmp_path)
+    run(config)
+    found = embed.prepare(config, InlineExecutor())
+    table = LanceTable.open(found.address)
+    state = contents.checkpoint(table, found.by_id())
+    assert state.units == 30
+    assert sorted(map(tuple, state.done.values())) == [((0, 160),)] * 3
+
+
+def test_what_is_committed_between_the_first_look_and_the_fence_is_seen(tmp_path, monkeypatch):
+    """Another run does all the work while this one is about to take the fence."""
+    write_parquet(tmp_path / "corpus")
+    config = job(tmp_path)
+    real, others = LanceTable.take_fence, []
+
+    def take_fence(table, *arguments):
+        if not others:
+            others.append(run)
+            run(config)
+        real(table, *arguments)
+
+    monkeypatch.setattr(LanceTable, "take_fence", take_fence)
+    certificate = run(config)
+    assert certificate.adds_up
+    assert len(rows(config)) == 120
+
+
+def test_the_table_is_asked_once_before_the_first_unit_and_once_at_the_end(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "corpus")
+    asked, real = [], contents.units
+    monkeypatch.setattr(contents, "units", lambda table: asked.append(table.version) or real(table))
+    run(job(tmp_path))
+    assert len(asked) == 2
+
+
+class Counting(InlineExecutor):
+    def __init__(self):
+        super().__init__()
+        self.executions = []
+
+    def run(self, read, stages, spans):
+        self.executions.append(sum(len(bundle) for span in spans for bundle in span))
+        return super().run(read, stages, spans)
+
+
+def test_a_wave_is_counted_in_bundles(tmp_path, monkeypatch):
+    """Each execution starts the replicas anew: tiny files must not make it short."""
+    write_parquet(tmp_path / "corpus", shards=24, rows=4)
+    monkeypatch.setattr(sizing, "bundles_per_wave", lambda replicas: 3)
+    executor = Counting()
+    assert run(job(tmp_path), executor).adds_up
+    assert executor.executions == [12, 12], "bundles of 16 rows hold four files"
+
+
+def test_a_wave_has_a_bound_in_units_too(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "corpus", shards=24, rows=4)
+    monkeypatch.setattr(sizing, "UNITS_PER_WAVE", 8)
+    executor = Counting()
+    assert run(job(tmp_path), executor).adds_up
+    assert executor.executions == [8, 8, 8]
+
+
+def test_waves_lose_no_bundle():
+    units = list(cut(shard(100), 10))
+    packed = [tuple(units[:4]), *((u,) for u in units[4:])]
+    assert [bundle for wave in waves(packed, 3, 5) for bundle in wave] == packed
+    assert [len(wave) for wave in waves(packed, 3, 5)] == [2, 3, 2]
+
+
+def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
+    """One row that kills its process takes up to 256 units of its bundle with it: that is not a fault of the set-up."""
+    tiny = tuple(unit for n in range(200) for unit in cut(shard(5, f"{n}.parquet"), 10))
+    again, guilty = Retries(lambda said: None).after_loss(tiny, [tiny])
+    assert (len(again), guilty) == (200, [])
+    many = [(unit,) for unit in tiny[: MOST_LOST_BUNDLES + 1]]
+    with pytest.raises(VectormillError, match="lost 65 units"):
+        Retries(lambda said: None).after_loss([unit for (unit,) in many], many)
+
+
+def test_units_are_longer_where_one_driver_serves_many_replicas():
+    speed = 227_000.0  # tokens/s a replica
+    sizes = {n: sizing.rows_per_unit(180, speed, n) for n in (1, 64, 128, 256, 512)}
+    assert sizes == {1: 8_192, 64: 8_192, 128: 8_192, 256: 16_384, 512: 32_768}
+    for replicas, size in sizes.items():
+        assert replicas * 2 * speed / 180 / size < 60, "also when they are twice as fast as estimated"
+
+
+@pytest.mark.parametrize(("replicas", "commits"), [(1, 8), (4, 2)])
+def test_more_replicas_do_not_make_more_commits(tmp_path, monkeypatch, replicas, commits):
+    write_parquet(tmp_path / "corpus", shards=2, rows=64)
+    monkeypatch.setattr(embed, "COMMIT_EVERY_ROWS", 16)
+    config = job(tmp_path, run={"replicas": replicas, "commit_every_seconds": 600, "rows_per_unit": 16})
+    monkeypatch.setattr(sizing, "parcels_per_fragment", lambda *sizes: 1)
+    run(config)
+    table = LanceTable.open(embed.prepare(config, InlineExecutor()).address)
+    assert table.version == 1 + 1 + commits, "creation, fence, commits"

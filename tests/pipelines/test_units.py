@@ -1,0 +1,148 @@
+import hypothesis.strategies as st
+from hypothesis import given
+
+from pipelines.table.checkpoint import UnitInTable, pending, read_checkpoint
+from pipelines.units import BUNDLES_PER_SPAN, UNIT_BYTES, UNSEEKABLE, Shard, bundles, cut, missing_ranges, spans, split
+
+ranges = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
+
+
+def shard(rows, path="a.parquet", **kwargs):
+    return Shard(path, 10 * rows, "mtime:1", "blake2b:1", "parquet", rows, **kwargs)
+
+
+@given(st.integers(0, 200), ranges)
+def test_missing_ranges_complement_exactly(rows, done):
+    covered = {r for a, b in done for r in range(a, b)}
+    missing = [r for a, b in missing_ranges(rows, done) for r in range(a, b)]
+    assert missing == [r for r in range(rows) if r not in covered]
+
+
+@given(st.integers(0, 300), st.integers(1, 64), st.lists(st.integers(1, 299), max_size=12), ranges)
+def test_cut_covers_what_is_missing_once(rows, size, breaks, done):
+    s = shard(rows, breaks=tuple(sorted({b for b in breaks if b < rows})))
+    done = [(a, min(b, rows)) for a, b in done if a < rows]
+    units = list(cut(s, size, done))
+    covered = [r for a, b in done for r in range(a, b)]
+    assert [r for u in units for r in range(u.start, u.stop)] == [r for r in range(rows) if r not in set(covered)]
+    assert all(u.rows <= 2 * size for u in units), "a unit is at most twice the wanted size"
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.data())
+def test_cut_gives_the_same_units_again(rows, size, data):
+    """Any subset committed, the rest is cut as before: a resume never makes a second unit over committed rows."""
+    s = shard(rows, breaks=tuple(range(50, rows, 50)))
+    units = list(cut(s, size))
+    kept = [u for u in units if data.draw(st.booleans())]
+    rest = list(cut(s, size, [(u.start, u.stop) for u in kept]))
+    assert {u.id for u in kept} | {u.id for u in rest} == {u.id for u in units}
+    assert not {u.id for u in kept} & {u.id for u in rest}
+
+
+def test_unit_identity_is_content():
+    one, other = shard(10), Shard("a.parquet", 100, "mtime:999", "blake2b:1", "parquet", 10)
+    assert [u.id for u in cut(one, 4)] == [u.id for u in cut(other, 4)], "a touched file with the same content"
+    changed = Shard("a.parquet", 100, "mtime:1", "blake2b:2", "parquet", 10)
+    moved = shard(10, path="b.parquet")
+    assert len({s.id for s in (one, changed, moved)}) == 3
+
+
+def test_ids_are_stable_over_releases():
+    """Pinned: another value would make every table in the world start from nothing."""
+    (unit,) = cut(shard(4), 8)
+    assert (unit.shard, unit.id) == (2062360779772216671, 7098121794653065307)
+
+
+def test_marks_point_before_the_unit():
+    s = shard(100, marks=((0, 0), (30, 3000), (60, 6000)))
+    assert [u.seek for u in cut(s, 20)] == [(0, 0), (0, 0), (30, 3000), (60, 6000), (60, 6000)]
+
+
+def test_tiny_files_travel_together_and_large_ones_alone():
+    tiny = [u for n in range(1000) for u in cut(shard(1, f"{n}.txt"), 64)]
+    packed = list(bundles(tiny, 64))
+    assert [len(b) for b in packed[:2]] == [64, 64]
+    assert sum(len(b) for b in packed) == 1000
+    assert [len(b) for b in bundles(cut(shard(640), 64), 64)] == [1] * 10
+
+
+def test_spans_join_one_pass_reads_only():
+    gz = Shard("a.jsonl.gz", 1, "s", "v", "jsonl", 2000, seekable=False)
+    (span,) = spans(bundles(cut(gz, 10), 10))
+    assert len(span) == 200
+    assert span[0][0].stretch == UNSEEKABLE
+    big_group = list(spans(bundles(cut(shard(1000), 10), 10)))
+    assert [len(s) for s in big_group] == [BUNDLES_PER_SPAN] * 6 + [4]
+    groups = list(spans(bundles(cut(shard(1000, breaks=tuple(range(100, 1000, 100))), 100), 100)))
+    assert [len(s) for s in groups] == [1] * 10
+    many = [u for n in range(6) for u in cut(shard(3, f"{n}"), 3)]
+    assert len(list(spans(bundles(many, 3)))) == 6
+
+
+@given(st.integers(2, 5000))
+def test_split_narrows_to_one_row(rows):
+    (unit,) = cut(shard(rows), rows)
+    steps = 0
+    while unit.rows > 1:
+        left, right = split(unit)
+        assert (left.start, left.stop, right.stop) == (unit.start, right.start, unit.stop)
+        unit, steps = (left if steps % 2 else right), steps + 1
+    assert split(unit) == (unit,)
+    assert steps <= 13
+
+
+# ---------------------------------------------------------------------- checkpoint
+
+
+def in_table(unit, rows=None, span=None):
+    return UnitInTable(unit.id, unit.shard, span or (unit.start, unit.stop), unit.rows if rows is None else rows)
+
+
+def test_checkpoint_counts_done_stale_and_pending():
+    s, old = shard(100), shard(30, "old")
+    units, stale = list(cut(s, 10)), list(cut(old, 10))
+    state = read_checkpoint({s.id: s}, [in_table(u) for u in [*units[:4], *stale]], 10)
+    assert (state.rows_done, state.units, state.stale, state.overlaps) == (40, 4, {old.id: 30}, 0)
+    assert [u.id for u in pending([s], state.done, 10)] == [u.id for u in units[4:]]
+
+
+def test_other_unit_size_covers_the_rest_exactly():
+    s = shard(100)
+    state = read_checkpoint({s.id: s}, [in_table(u) for u in list(cut(s, 10))[3:5]], 10)
+    rest = list(pending([s], state.done, 33))
+    assert sorted(r for u in rest for r in range(u.start, u.stop)) == [*range(30), *range(50, 100)]
+
+
+def test_deleted_rows_do_not_reopen_a_unit():
+    """The owner deleted the unit's first rows: its id still tells its range."""
+    s = shard(100)
+    unit = list(cut(s, 10))[2]
+    state = read_checkpoint({s.id: s}, [in_table(unit, rows=6, span=(24, 30))], 10)
+    assert state.done[s.id] == [(20, 30)]
+    assert state.deleted_rows == 4
+
+
+def test_doubled_records_are_seen_and_do_not_hide_deleted_ones():
+    s = shard(40)
+    first, second = cut(s, 20)
+    state = read_checkpoint({s.id: s}, [in_table(first, rows=21), in_table(second, rows=19)], 20)
+    assert (state.overlaps, state.deleted_rows) == (1, 1)
+
+
+def test_overlapping_units_are_seen():
+    s = shard(20)
+    (whole,) = cut(s, 20)
+    state = read_checkpoint({s.id: s}, [in_table(whole), in_table(split(whole)[0])], 20)
+    assert state.overlaps == 10
+
+
+def test_long_rows_make_small_units_and_small_bundles():
+    """A unit and a bundle hold about UNIT_BYTES of files at most: their memory does not follow the length of rows."""
+    long = Shard("a", 640 << 20, "mtime:1", "blake2b:1", "jsonl", 1000)
+    units = list(cut(long, 1000))
+    assert [u.rows for u in units] == [50] * 20
+    assert max(u.share for u in units) <= UNIT_BYTES
+    files = [u for n in range(64) for u in cut(Shard(f"{n}.txt", 10 << 20, "mtime:1", "x", "text:file", 1), 1000)]
+    assert {len(b) for b in bundles(files, 1000)} == {3, 1}
+    huge = Shard("a", 10 << 30, "mtime:1", "blake2b:1", "text:file", 1)
+    assert [u.rows for u in cut(huge, 1000)] == [1]
