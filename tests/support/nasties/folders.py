@@ -16,6 +16,11 @@ from tests.support.nasties.files import GOOD, holding
 from tests.support.nasties.nasty import Nasty
 
 
+def gzipped(content: bytes) -> bytes:
+    """The same bytes at any time: an hour of the clock has a line break in its header."""
+    return gzip.compress(content, mtime=0)
+
+
 def named(*names: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         for number, name in enumerate(names):
@@ -49,32 +54,32 @@ def _linked_folders(folder: Path) -> None:
 PACKED = [
     Nasty(
         "gzip cut short",
-        holding(a__jsonl__gz=gzip.compress(GOOD * 999)[:-20], b__jsonl__gz=gzip.compress(GOOD)),
+        holding(a__jsonl__gz=gzipped(GOOD * 999)[:-20], b__jsonl__gz=gzipped(GOOD)),
         "refused: a.jsonl.gz is damaged",
     ),
     Nasty(
         "gzip with a flipped byte",
-        holding(a__jsonl__gz=bytes(b ^ (i == 30) for i, b in enumerate(gzip.compress(GOOD * 999)))),
+        holding(a__jsonl__gz=bytes(b ^ (i == 30) for i, b in enumerate(gzipped(GOOD * 999)))),
         "refused: a.jsonl.gz is damaged",
     ),
     Nasty(
         "gzip with a wrong checksum",
-        holding(a__jsonl__gz=gzip.compress(GOOD)[:-8] + bytes(8)),
+        holding(a__jsonl__gz=gzipped(GOOD)[:-8] + bytes(8)),
         "refused: a.jsonl.gz is damaged",
     ),
     Nasty(
         "gzip of several members",
-        holding(a__jsonl__gz=gzip.compress(GOOD) + gzip.compress(GOOD) + gzip.compress(b"") + gzip.compress(GOOD)),
+        holding(a__jsonl__gz=gzipped(GOOD) + gzipped(GOOD) + gzipped(b"") + gzipped(GOOD)),
         "3 embedded",
     ),
     Nasty(
         "gzip followed by garbage",
-        holding(a__jsonl__gz=gzip.compress(GOOD) + b"garbage after it"),
+        holding(a__jsonl__gz=gzipped(GOOD) + b"garbage after it"),
         "refused: a.jsonl.gz is damaged",
     ),
     Nasty(
         "gzip followed by zeros",
-        holding(a__jsonl__gz=gzip.compress(GOOD) + bytes(512)),
+        holding(a__jsonl__gz=gzipped(GOOD) + bytes(512)),
         "refused: a.jsonl.gz is damaged",
     ),
     Nasty("zstd of several frames", holding(a__jsonl__zst=zstandard.compress(GOOD) * 3), "3 embedded"),
@@ -92,16 +97,16 @@ PACKED = [
         ),
         "99 embedded",
     ),
-    Nasty("gzip named plain", holding(a__jsonl=gzip.compress(GOOD)), "1 undecodable"),
+    Nasty("gzip named plain", holding(a__jsonl=gzipped(GOOD)), "1 undecodable"),
     Nasty("plain named gzip", holding(a__jsonl__gz=GOOD), "refused: a.jsonl.gz is damaged"),
     Nasty(
         "gzip bomb of one line",
-        holding(a__jsonl__gz=gzip.compress(bytes(100 << 20)), b__jsonl__gz=gzip.compress(GOOD)),
+        holding(a__jsonl__gz=gzipped(bytes(100 << 20)), b__jsonl__gz=gzipped(GOOD)),
         "1 embedded, 1 too_long",
     ),
     Nasty(
         "gzip bomb of blank lines",
-        holding(a__jsonl__gz=gzip.compress(b"\n" * (5 << 20)) + gzip.compress(GOOD)),
+        holding(a__jsonl__gz=gzipped(b"\n" * (5 << 20)) + gzipped(GOOD)),
         "1 embedded",
     ),
 ]
