@@ -23,8 +23,9 @@ from pipelines.corpus.listing import Place, choose, find, resolve
 from pipelines.corpus.reading import Wanted, by_unit, columns_of
 from pipelines.corpus.shard_file import STREAMED, ShardFile, format_of, reader_of
 from pipelines.errors import CorpusError, CredentialsRefused, StorageError, StoreUnavailable, VectormillError
-from pipelines.storage.files import head, is_s3, local_path, read_bytes, write_bytes
-from pipelines.storage.retry import patiently
+from pipelines.storage.files import head, read_bytes, write_bytes
+from pipelines.storage.places import is_s3, local_path
+from pipelines.storage.retry import with_backoff
 from pipelines.units import Listing, Shard, Unit
 
 CACHE_NAME = "shards.arrow"
@@ -77,7 +78,7 @@ class Corpus:
         opened = 0
         for listing in first:
             file, kind = self._file(listing), self.kind(listing.path)
-            schema = patiently(f"opening {file.path}", file.uri, partial(dispatch.columns, kind, file, wanted))
+            schema = with_backoff(f"opening {file.path}", file.uri, partial(dispatch.columns, kind, file, wanted))
             if schema is None:
                 continue
             types.update({f.name: f.type for f in schema if types.get(f.name, pa.null()) == pa.null()})
@@ -90,7 +91,7 @@ class Corpus:
     def scan(self, listing: Listing) -> Shard:
         """Exact row count and content identity of one file. Raises CorpusError for a damaged one, StorageError."""
         kind, file = self.kind(listing.path), self._file(listing)
-        return patiently(f"counting {file.path}", file.uri, partial(dispatch.scan, kind, file, self.config))
+        return with_backoff(f"counting {file.path}", file.uri, partial(dispatch.scan, kind, file, self.config))
 
     def read(self, units: Sequence[Unit], carried: pa.Schema) -> Iterator[pa.Table]:
         """One table of `row_schema(carried)` a unit, in order, in one pass. The units are of one shard and ascending.
@@ -122,7 +123,7 @@ class Corpus:
     def _settled(self) -> Place:
         if self._place is None:
             find_place = partial(resolve, self.config.uri, self.storage)
-            self._place = patiently("looking for the corpus", self.config.uri, find_place, first_contact=True)
+            self._place = with_backoff("looking for the corpus", self.config.uri, find_place, first_contact=True)
         return self._place
 
     def kind(self, path: str) -> str:

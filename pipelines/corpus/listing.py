@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.shard_file import extension, format_of
 from pipelines.errors import CorpusError
-from pipelines.storage.files import Found, head, is_s3, list_s3, local_path
-from pipelines.storage.retry import explain
+from pipelines.storage.faults import translate
+from pipelines.storage.files import Found, head, list_s3
+from pipelines.storage.places import is_s3, local_path
 from pipelines.units import Listing
 
 HIDDEN = (".", "_")
@@ -97,7 +98,7 @@ def _walk(root: str, components: Components | None) -> Iterator[Found]:
                     elif components is None or _matches(path.split("/"), components):
                         yield _file(entry, path)
         except OSError as bad:
-            raise explain(bad, folder) from bad
+            raise translate(bad, folder) from bad
 
 
 def _check_links(links: int, path: str) -> None:

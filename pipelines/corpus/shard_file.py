@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.errors import CorpusError, VectormillError
-from pipelines.storage.files import filesystem_for, is_s3
-from pipelines.storage.retry import cause_of, explain
+from pipelines.storage.clients import filesystem_for
+from pipelines.storage.faults import cause_of, translate
+from pipelines.storage.places import is_s3
 from pipelines.units import Unit
 
 BLOCK_BYTES = 1 << 20  # also the distance between two marks
@@ -87,7 +88,7 @@ class ShardFile:
             filesystem, path = filesystem_for(self.uri, self.storage)
             return filesystem.open_input_file(path)
         except OSError as bad:
-            raise explain(bad, self.uri) from bad
+            raise translate(bad, self.uri) from bad
 
     def blocks(self, offset: int = 0) -> Iterator[bytes]:
         """The content from `offset` on, unpacked, in blocks of BLOCK_BYTES. Raises CorpusError, StorageError."""
@@ -114,7 +115,7 @@ class ShardFile:
         """The error to raise for a file whose content cannot be understood, or that the store does not give."""
         text = " ".join(str(error).split())[:160]
         if isinstance(error, OSError) and ("AWS Error" in text or error.errno is not None):
-            return explain(error, self.uri)
+            return translate(error, self.uri)
         if self.remote and "LanceError(IO)" in text and (failure := cause_of(error, self.uri)):
             return failure
         return CorpusError(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from pipelines.errors import TableError
-from pipelines.storage.files import filesystem_for
+from pipelines.storage.clients import filesystem_for
 from pipelines.table import contents
 from pipelines.table.files import TableAddress, reading
 from pipelines.table.index.records import describe

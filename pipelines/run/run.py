@@ -25,7 +25,8 @@ from pipelines.run.commits import Committer, with_ticks
 from pipelines.run.metrics import RETRY, RunMetrics
 from pipelines.run.prepare import Prepared, check_same_space, open_executor, prepare, replicas, uses_gpu
 from pipelines.run.unit_attempts import Retries
-from pipelines.storage.files import check_conditional_put, write_json
+from pipelines.storage.conditional_put import check_conditional_put
+from pipelines.storage.files import write_json
 from pipelines.storage.retry import log
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending, pending

@@ -28,8 +28,8 @@ from pipelines.run.prepare import Prepared
 from pipelines.run.run import run_job
 from pipelines.search.searcher import Query
 from pipelines.search.task import Searched, SearchTask
+from pipelines.storage.faults import translate
 from pipelines.storage.files import head, writing
-from pipelines.storage.retry import explain
 from pipelines.table.contents import checkpoint
 from pipelines.table.digests import id_digests, record_digests
 from pipelines.table.files import TableAddress, reading, transaction_of
@@ -119,7 +119,7 @@ def _pinned(request: Request, known: LanceTable | None) -> Searched:
     try:
         table = LanceTable.open(address)
     except (ValueError, OSError) as bad:
-        raise explain(bad, address.location) from bad
+        raise translate(bad, address.location) from bad
     if table is None and address.version is not None and LanceTable.open(request.table) is not None:
         raise TableError(
             f"the search that wrote {known.address.location if known else request.out} began with version "

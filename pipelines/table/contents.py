@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from pipelines.storage.retry import patiently
+from pipelines.storage.retry import with_backoff
 from pipelines.table.checkpoint import Checkpoint, Totals, UnitInTable, read_checkpoint
 from pipelines.table.files import reading
 from pipelines.table.table import LanceTable
@@ -19,7 +19,7 @@ def checkpoint(table: LanceTable, shards: Mapping[int, Shard]) -> Checkpoint:
     def read() -> Checkpoint:
         return read_checkpoint(shards, units(table), table.metadata.rows_per_unit)
 
-    return patiently("reading what is done", table.address.location, read)
+    return with_backoff("reading what is done", table.address.location, read)
 
 
 def units(table: LanceTable) -> Iterator[UnitInTable]:

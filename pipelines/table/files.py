@@ -15,8 +15,9 @@ from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
 from pipelines.errors import TableError
-from pipelines.storage.files import is_s3, lance_options, local_path
-from pipelines.storage.retry import explain
+from pipelines.storage.clients import lance_options
+from pipelines.storage.faults import translate
+from pipelines.storage.places import is_s3, local_path
 
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
@@ -88,7 +89,7 @@ def reading(address: TableAddress) -> Iterator[None]:
                 f"{address.location}: {what}, so the table cannot be read. Put it back from a copy, or delete the "
                 "table and run `vectormill embed` again."
             ) from bad
-        raise explain(bad, address.location) from bad
+        raise translate(bad, address.location) from bad
 
 
 def transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:

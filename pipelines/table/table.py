@@ -28,8 +28,9 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
 from pipelines.errors import StoreUnavailable, Superseded, TableError
-from pipelines.storage.files import filesystem_for
-from pipelines.storage.retry import STORE_ERRORS, Attempts, explain, patiently
+from pipelines.storage.clients import filesystem_for
+from pipelines.storage.faults import STORE_ERRORS, translate
+from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.files import TableAddress, reading, transaction_of
 from pipelines.table.orphans import Orphans, find_orphans
 from pipelines.table.schema import TableMetadata
@@ -62,7 +63,7 @@ class LanceTable:
     def open(cls, address: TableAddress) -> LanceTable | None:
         """The table, or None where there is none. Raises TableError for a table vectormill did not make, StorageError
         where the store cannot be read."""
-        dataset = patiently("opening the table", address.location, lambda: _opened(address), first_contact=True)
+        dataset = with_backoff("opening the table", address.location, lambda: _opened(address), first_contact=True)
         if dataset is None:
             return None
         try:
@@ -81,7 +82,7 @@ class LanceTable:
         """Open the table or create it empty, fingerprint included, in one race-safe commit: of several creators one
         wins and the others open what it made. (`write_dataset(mode="create")` let later creators overwrite.)"""
         table = cls.open(address)
-        attempts = Attempts("creating the table", address.location)
+        attempts = Backoff("creating the table", address.location)
         while table is None:
             try:
                 lance.LanceDataset.commit(
@@ -121,7 +122,7 @@ class LanceTable:
     def take_fence(self, run: str, properties: Mapping[str, str]) -> None:
         """Become the committer: from here on commits of every older run fail. Read the done-set only after this."""
         self._run = run
-        attempts = Attempts("taking the fence", self.address.location)
+        attempts = Backoff("taking the fence", self.address.location)
         conflicts = 0
         while conflicts < FENCE_ATTEMPTS:
             try:
@@ -133,7 +134,7 @@ class LanceTable:
             except OSError as bad:
                 attempts.failed(bad)
             # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
-            self._dataset = patiently("opening the table", self.address.location, self.address.open)
+            self._dataset = with_backoff("opening the table", self.address.location, self.address.open)
         raise TableError(f"{self.address.location}: other runs keep committing; stop them and run again")
 
     def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
@@ -186,16 +187,16 @@ class LanceTable:
     def _commit_fenced(self, make: Callable[[], lance.Transaction]) -> None:
         assert self._run is not None, "take_fence first"
         tried: set[str] = set()
-        attempts = Attempts("committing", self.address.location)
+        attempts = Backoff("committing", self.address.location)
         for conflicts in range(COMMIT_ATTEMPTS):
             failure = self._attempt(make, tried, attempts)
             if failure is None:
                 return
             if conflicts == COMMIT_ATTEMPTS - 1:
-                raise explain(failure, self.address.location) from failure
+                raise translate(failure, self.address.location) from failure
             time.sleep(min(0.1 * 2**conflicts, 5))
 
-    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], attempts: Attempts) -> OSError | None:
+    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], attempts: Backoff) -> OSError | None:
         """Commit until it is in, or fails for another reason than a store that is unavailable: that is returned."""
         while True:
             version = self._dataset.version
@@ -211,7 +212,7 @@ class LanceTable:
                     return None
             except STORE_ERRORS:
                 pass  # the next attempt finds out: from an old version it conflicts with one that landed
-            if not isinstance(explain(failure, self.address.location), StoreUnavailable):
+            if not isinstance(translate(failure, self.address.location), StoreUnavailable):
                 return failure
             attempts.failed(failure)
 
@@ -226,7 +227,7 @@ class LanceTable:
             try:
                 seen, properties = transaction_of(latest, number)
             except STORE_ERRORS as bad:
-                if isinstance(explain(bad, self.address.location), StoreUnavailable):
+                if isinstance(translate(bad, self.address.location), StoreUnavailable):
                     raise
                 raise Superseded(
                     f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
@@ -254,7 +255,7 @@ class LanceTable:
             with reading(self.address):
                 return self._dataset.sql(query).build().to_stream_reader().read_all()
 
-        return patiently("reading the table", self.address.location, read)
+        return with_backoff("reading the table", self.address.location, read)
 
     def last_commit(self, look_back: int = 100) -> dict[str, str]:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
@@ -282,7 +283,7 @@ class LanceTable:
             with reading(self.address):
                 return find_orphans(self._dataset, older_than_seconds)
 
-        found = patiently("looking for orphan files", where, look)
+        found = with_backoff("looking for orphan files", where, look)
         if found.paths:
             self._commit_fenced(lambda: self._transaction([], {}))
         files, root = filesystem_for(where, self.address.storage)
@@ -292,5 +293,5 @@ class LanceTable:
                 files.delete_file(f"{root}/{name}")
 
         for name in found.paths:
-            patiently(f"removing {name}", where, partial(remove, name))
+            with_backoff(f"removing {name}", where, partial(remove, name))
         return found

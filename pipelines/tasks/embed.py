@@ -25,7 +25,7 @@ from pipelines.engine import deadline
 from pipelines.engine.stage import Parcel, StageFunction
 from pipelines.errors import CredentialsRefused, StorageError, StoreUnavailable, VectormillError
 from pipelines.run.metrics import RETRY
-from pipelines.storage.retry import Attempts
+from pipelines.storage.retry import Backoff
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.schema import MAY_BE_NULL, results_of
@@ -83,7 +83,7 @@ def _read_units(units: list[Unit], read: ReadUnits, uri: str, retries: Counter[s
     While the store is unavailable a unit is read again from its own source; nothing of what a stream gave before it
     failed is used. What was tried again is counted in `retries`."""
     at = 0
-    attempts = Attempts(f"reading {units[0]}", uri)
+    attempts = Backoff(f"reading {units[0]}", uri)
     try:
         while at < len(units):
             try:
@@ -92,7 +92,7 @@ def _read_units(units: list[Unit], read: ReadUnits, uri: str, retries: Counter[s
                     yield units[at], rows
                     at += 1
                     if at < len(units):
-                        attempts = Attempts(f"reading {units[at]}", uri)
+                        attempts = Backoff(f"reading {units[at]}", uri)
                 assert at == len(units), f"read {at} of {len(units)} units"
             except StoreUnavailable as bad:
                 attempts.failed(bad)
@@ -252,8 +252,8 @@ def _written(address: TableAddress, rows: pa.Table, units: Sequence[Unit]) -> tu
     """(the fragments' metadata, counts of what was tried again). Each attempt writes new files, so what a failed one
     left is never committed. Raises StorageError."""
     more = f" and {len(units) - 1} more unit(s)" if len(units) > 1 else ""
-    attempts = Attempts(f"writing {units[0]}{more}", address.location)
-    fragments = attempts.until_done(lambda: write_rows(address, rows))
+    attempts = Backoff(f"writing {units[0]}{more}", address.location)
+    fragments = attempts.run(lambda: write_rows(address, rows))
     return fragments, {f"{RETRY}writing: {fault}": n for fault, n in attempts.tried_again.items()}
 
 

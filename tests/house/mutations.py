@@ -67,8 +67,8 @@ MUTATIONS = [
         [
             (
                 "pipelines/tasks/embed.py",
-                "until_done(lambda: write_rows(address, rows))",
-                "until_done(lambda: write_rows(address, rows[:4]) + write_rows(address, rows[4:]))",
+                "attempts.run(lambda: write_rows(address, rows))",
+                "attempts.run(lambda: write_rows(address, rows[:4]) + write_rows(address, rows[4:]))",
             ),
             (
                 "pipelines/run/commits.py",
@@ -128,8 +128,8 @@ MUTATIONS = [
         [
             (
                 "pipelines/tasks/embed.py",
-                "    fragments = attempts.until_done(lambda: write_rows(address, rows))",
-                "    batches = iter(rows.to_batches())\n    fragments = attempts.until_done("
+                "    fragments = attempts.run(lambda: write_rows(address, rows))",
+                "    batches = iter(rows.to_batches())\n    fragments = attempts.run("
                 "lambda: write_rows(address, pa.Table.from_batches(batches, rows.schema)))",
             )
         ],

@@ -18,7 +18,7 @@ import yaml
 from pipelines.engine.stage import Parcel, call
 from pipelines.errors import ConfigError
 from pipelines.job_file import parse_job
-from pipelines.storage.retry import explain
+from pipelines.storage.faults import translate
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.jobs import job
 
@@ -124,7 +124,7 @@ def test_a_ray_run_that_fails_in_its_workers(short_path, s3_endpoint, proxy):
 def test_an_answer_of_the_store_is_not_quoted():
     answer = f"<?xml version='1.0'?><Error><Code>Odd</Code><Token-0>{TOKEN}</Token-0></Error>"
     for text in (f"LanceError(IO): status: 418 {answer}, retry.rs", answer.partition("?>")[2]):
-        assert TOKEN not in str(explain(OSError(text), "s3://b/x"))
+        assert TOKEN not in str(translate(OSError(text), "s3://b/x"))
 
 
 def test_errors_of_a_stage_quote_no_values():

@@ -22,8 +22,7 @@ from pipelines.corpus import shard_file as files
 from pipelines.corpus.formats import jsonl
 from pipelines.errors import Incomplete, StorageError, StoreUnavailable, VectormillError
 from pipelines.run.run import embed
-from pipelines.storage import files as storage
-from pipelines.storage import retry as faults
+from pipelines.storage import clients, retry
 from pipelines.table import contents
 from tests.support.fault_proxy import FaultProxy, Rule
 from tests.support.jobs import Said, job, run, text_of
@@ -89,14 +88,14 @@ def store(s3_endpoint):
 @pytest.fixture
 def libraries_try_once(monkeypatch):
     """So that every fault reaches what vectormill does about it."""
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
-    monkeypatch.setattr(storage, "LANCE_RETRIES", 0)
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
+    monkeypatch.setattr(clients, "LANCE_RETRIES", 0)
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(faults, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(faults, "PAUSE_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS_MAX", 0.1)
 
 
 def retries(caplog):
@@ -148,7 +147,7 @@ def test_faults_on_an_upload_in_parts(store, tmp_path, libraries_try_once):
 @pytest.mark.parametrize("kind", ["put", "put-if-absent", "get", "list"])
 def test_a_request_without_an_answer(store, tmp_path, caplog, monkeypatch, libraries_try_once, kind):
     for name in ("SILENCE_SECONDS", "LANCE_REQUEST_SECONDS", "LANCE_RETRY_SECONDS"):
-        monkeypatch.setattr(storage, name, 1)
+        monkeypatch.setattr(clients, name, 1)
     store.proxy.rules = [Rule("hang", kinds={kind}, skip=4, times=1, seconds=250)]
     assert run(store.job(tmp_path)).adds_up
     assert store.proxy.injected == {"hang": 1}
@@ -167,7 +166,7 @@ def test_a_storm_over_the_workers_of_ray(store, tmp_path, executor, caplog):
     """More faults than the libraries bear, however the units share them; the driver's log names what workers did."""
     units = SHARDS * math.ceil(ROWS / 16)
     store.proxy.rules = [
-        Rule("slow-down", kinds={"put"}, key="/data/", times=units * (storage.LANCE_RETRIES + 1)),
+        Rule("slow-down", kinds={"put"}, key="/data/", times=units * (clients.LANCE_RETRIES + 1)),
         Rule("truncated-read", kinds={"get"}, key="corpus/", skip=6, times=4),
         Rule("lost-answer", kinds={"put-if-absent"}, skip=2, times=4),
     ]
@@ -290,7 +289,7 @@ def test_credentials_that_expire_in_the_middle(store, tmp_path, kind, status):
 
 def test_a_store_that_does_not_come_back(store, tmp_path, monkeypatch, libraries_try_once):
     """One message, and an end: attempts are bounded wherever it happens."""
-    monkeypatch.setattr(faults, "ATTEMPTS", 3)
+    monkeypatch.setattr(retry, "ATTEMPTS", 3)
     for fault, skip in (("drop", 0), ("slow-down", 9), ("drop", 25), ("slow-down", 40)):
         store.proxy.rules = [Rule(fault, skip=skip)]
         with pytest.raises(VectormillError) as bad:

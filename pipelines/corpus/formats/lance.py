@@ -14,8 +14,9 @@ from pipelines.corpus.columns import carried_fields, check, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import ShardFile, overlap
 from pipelines.errors import CorpusError
-from pipelines.storage.files import is_s3, lance_options, local_path
-from pipelines.storage.retry import explain
+from pipelines.storage.clients import lance_options
+from pipelines.storage.faults import translate
+from pipelines.storage.places import is_s3, local_path
 from pipelines.units import Listing, Shard, Unit
 
 BATCH_ROWS = 8192
@@ -32,7 +33,7 @@ def _dataset(uri: str, storage: StorageConfig) -> lance.LanceDataset:
     except (ValueError, OSError) as bad:
         if "not found" in str(bad).lower():
             raise CorpusError(f"{uri}: there is no Lance dataset here; check corpus.uri") from bad
-        raise explain(bad, uri) from bad
+        raise translate(bad, uri) from bad
 
 
 def _listing(fragment: lance.LanceFragment) -> Listing:

@@ -32,7 +32,7 @@ from lance.dataset import Index
 from lance.indices import IndicesBuilder
 
 from pipelines.errors import TableError
-from pipelines.storage.files import filesystem_for
+from pipelines.storage.clients import filesystem_for
 from pipelines.table.files import TableAddress
 from pipelines.table.index.records import COLUMN, IndexRecord, Kind, fragments_outside, note, record_of
 

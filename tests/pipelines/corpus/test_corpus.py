@@ -17,7 +17,9 @@ from pipelines.config import StorageConfig
 from pipelines.corpus.corpus import Corpus, scan_all
 from pipelines.engine.stage import InlineExecutor
 from pipelines.errors import CorpusError, StorageError
-from pipelines.storage.files import check_conditional_put, filesystem_for, lance_options, read_json, write_json
+from pipelines.storage.clients import filesystem_for, lance_options
+from pipelines.storage.conditional_put import check_conditional_put
+from pipelines.storage.files import read_json, write_json
 from pipelines.units import Shard, cut
 from tests.pipelines.corpus.test_formats import as_jsonl, corpus, read
 

@@ -17,9 +17,11 @@ from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.corpus import Corpus, scan_all
 from pipelines.engine.stage import InlineExecutor
 from pipelines.errors import CorpusError, StorageError
-from pipelines.storage import files as storage_module
-from pipelines.storage.files import check_conditional_put, lance_options, read_json, write_json
-from pipelines.storage.retry import explain
+from pipelines.storage import clients, conditional_put
+from pipelines.storage.clients import lance_options
+from pipelines.storage.conditional_put import check_conditional_put
+from pipelines.storage.faults import translate
+from pipelines.storage.files import read_json, write_json
 from pipelines.units import cut
 from tests.pipelines.corpus.test_formats import as_jsonl, read
 
@@ -125,7 +127,7 @@ def test_nothing_there(bucket: Bucket) -> None:
 
 
 def test_wrong_endpoints(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
     for url, what in (("http://127.0.0.1:9", "no server answers"), ("http://no-such-host.invalid", "host name")):
         storage = StorageConfig(endpoint_url=url, region="us-east-1")
         with pytest.raises(StorageError, match=rf"s3://b/x: .*{what}.*{url}.*check storage.endpoint_url"):
@@ -137,12 +139,12 @@ def test_wrong_endpoints(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_conditional_puts(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     check_conditional_put(f"{bucket.uri}/tables", bucket.storage)
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)
-    call = storage_module._call_s3
+    call = clients.call_s3
 
     def ignoring(storage: StorageConfig, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return call(storage, method, {k: v for k, v in arguments.items() if k != "IfNoneMatch"})
 
-    monkeypatch.setattr(storage_module, "_call_s3", ignoring)
+    monkeypatch.setattr(conditional_put, "call_s3", ignoring)
     with pytest.raises(StorageError, match=r"ignores conditional PUTs .* exactly-once cannot be kept"):
         check_conditional_put(f"{bucket.uri}/tables", bucket.storage)
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)
@@ -153,6 +155,6 @@ def test_conditional_puts(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_credentials(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from botocore.exceptions import NoCredentialsError
 
-    assert "AWS_ACCESS_KEY_ID" in str(explain(NoCredentialsError(), "s3://b/x"))
-    assert "s3:ListBucket" in str(explain(OSError("AWS Error ACCESS_DENIED during GetObject"), "s3://b/x"))
-    assert "KeyError" in str(explain(KeyError("x"), "s3://b/x"))
+    assert "AWS_ACCESS_KEY_ID" in str(translate(NoCredentialsError(), "s3://b/x"))
+    assert "s3:ListBucket" in str(translate(OSError("AWS Error ACCESS_DENIED during GetObject"), "s3://b/x"))
+    assert "KeyError" in str(translate(KeyError("x"), "s3://b/x"))

@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError, ReadTimeoutError
 
 from pipelines.config import StorageConfig
-from pipelines.storage.files import filesystem_for, lance_options
+from pipelines.storage.clients import filesystem_for, lance_options
 from tests.support.fault_proxy import FaultProxy, Rule
 
 CONTENT = bytes(range(256)) * 40

@@ -13,9 +13,10 @@ import pytest
 
 from pipelines.config import StorageConfig
 from pipelines.errors import CorpusError, CredentialsRefused, StorageError, StoreUnavailable
+from pipelines.storage import clients, retry
 from pipelines.storage import files as storage
-from pipelines.storage import retry as faults
-from pipelines.storage.retry import Attempts, explain, patiently
+from pipelines.storage.faults import translate
+from pipelines.storage.retry import Backoff, with_backoff
 from tests.support.fault_proxy import FaultProxy, Rule
 
 BUSY = OSError("AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.")
@@ -53,7 +54,7 @@ def failing(error, times, calls):
 
 def test_a_retry_says_what_where_which_attempt_and_why(clock, caplog):
     calls = []
-    assert patiently("writing a.parquet rows 0 to 16", "s3://b/t.lance", failing(BUSY, 2, calls)) == "done"
+    assert with_backoff("writing a.parquet rows 0 to 16", "s3://b/t.lance", failing(BUSY, 2, calls)) == "done"
     assert len(calls) == 3
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert lines[1].startswith(
@@ -65,12 +66,12 @@ def test_a_retry_says_what_where_which_attempt_and_why(clock, caplog):
 def test_pauses_grow_are_jittered_and_bounded(clock):
     calls = []
     with pytest.raises(StoreUnavailable, match=r"s3://b/t: the store asks .* \(given up: writing, attempt 10, \d+ s"):
-        patiently("writing", "s3://b/t", failing(BUSY, 10**6, calls))
-    assert len(calls) == faults.ATTEMPTS
-    full = [min(faults.PAUSE_SECONDS * 2**n, faults.PAUSE_SECONDS_MAX) for n in range(faults.ATTEMPTS - 1)]
+        with_backoff("writing", "s3://b/t", failing(BUSY, 10**6, calls))
+    assert len(calls) == retry.ATTEMPTS
+    full = [min(retry.PAUSE_SECONDS * 2**n, retry.PAUSE_SECONDS_MAX) for n in range(retry.ATTEMPTS - 1)]
     assert all(most / 2 <= slept <= most for slept, most in zip(clock.slept, full, strict=True))
     assert clock.slept != full
-    assert sum(full) < faults.PATIENCE_SECONDS
+    assert sum(full) < retry.PATIENCE_SECONDS
 
 
 def test_slow_attempts_are_bounded_by_time(clock):
@@ -82,7 +83,7 @@ def test_slow_attempts_are_bounded_by_time(clock):
         raise OSError("curlCode: 28, Timeout was reached")
 
     with pytest.raises(StoreUnavailable, match="did not answer in time"):
-        patiently("reading", "s3://b/t", silent)
+        with_backoff("reading", "s3://b/t", silent)
     assert len(calls) == 3
 
 
@@ -95,23 +96,23 @@ def test_what_will_not_pass_is_not_tried_again(clock):
     ):
         calls = []
         with pytest.raises(kind):
-            patiently("reading", "s3://b/x", failing(error, 9, calls))
+            with_backoff("reading", "s3://b/x", failing(error, 9, calls))
         assert len(calls) == 1
 
 
 def test_a_server_never_reached_is_not_waited_for(clock):
     calls = []
     with pytest.raises(StoreUnavailable, match="no server answers"):
-        patiently("listing", "s3://b/x", failing(REFUSED, 9, calls), first_contact=True)
+        with_backoff("listing", "s3://b/x", failing(REFUSED, 9, calls), first_contact=True)
     assert len(calls) == 1
-    assert patiently("listing", "s3://b/x", failing(REFUSED, 2, []), first_contact=False) == "done"
+    assert with_backoff("listing", "s3://b/x", failing(REFUSED, 2, []), first_contact=False) == "done"
 
 
 def test_names_of_files_are_no_causes():
     for uri in ("s3://b/Timeout/SlowDown", "folder/Timeout"):
-        assert isinstance(explain(FileNotFoundError(f"{uri.removeprefix('s3://')}: not there"), uri), CorpusError)
+        assert isinstance(translate(FileNotFoundError(f"{uri.removeprefix('s3://')}: not there"), uri), CorpusError)
     lance_error = "Generic S3 error: Error performing GET http://h/b/Timeout/x, retry_timeout: 60s - something new"
-    assert not isinstance(explain(OSError(lance_error), "s3://b/Timeout"), StoreUnavailable)
+    assert not isinstance(translate(OSError(lance_error), "s3://b/Timeout"), StoreUnavailable)
 
 
 def test_errors_travel_between_processes():
@@ -121,8 +122,8 @@ def test_errors_travel_between_processes():
 
 
 def test_counts_what_was_tried_again(clock):
-    attempts = Attempts("writing", "s3://b/t")
-    attempts.until_done(failing(BUSY, 3, []))
+    attempts = Backoff("writing", "s3://b/t")
+    attempts.run(failing(BUSY, 3, []))
     assert attempts.tried_again == {"the store asks for fewer requests (503)": 3}
 
 
@@ -137,11 +138,11 @@ def proxy(s3_endpoint):
 
 def test_the_libraries_own_retries_have_the_bounds_that_we_set(proxy, s3_endpoint, monkeypatch):
     """So that attempts are not multiplied by layers that nobody knows of."""
-    monkeypatch.setattr(storage, "LANCE_RETRIES", 3)
+    monkeypatch.setattr(clients, "LANCE_RETRIES", 3)
     where = StorageConfig(endpoint_url=proxy.url, region="us-east-1")
     bucket = f"l-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
-    options = storage.lance_options(where)
+    options = clients.lance_options(where)
     uri = f"s3://{bucket}"
 
     proxy.rules = [Rule("500", kinds={"put"})]
@@ -150,39 +151,39 @@ def test_the_libraries_own_retries_have_the_bounds_that_we_set(proxy, s3_endpoin
     assert proxy.on.pop(("500", "put")) == 4
 
     proxy.rules = [Rule("500", kinds={"get"})]
-    files, path = storage.filesystem_for(f"{uri}/x", where)
+    files, path = clients.filesystem_for(f"{uri}/x", where)
     direct = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
     direct.put_object(Bucket=bucket, Key="x", Body=bytes(1000))
     with files.open_input_file(path) as stream:
         with pytest.raises(OSError, match="INTERNAL_FAILURE"):
             stream.read()
-        assert proxy.on.pop(("500", "get")) == storage.ATTEMPTS
+        assert proxy.on.pop(("500", "get")) == clients.ATTEMPTS
         # The answer's text does not fit the room for 5 bytes, which pyarrow takes for a failure of its own: no retry.
         with pytest.raises(OSError, match="INTERNAL_FAILURE") as bad:
             stream.read_at(5, 0)
         assert proxy.on.pop(("500", "get")) == 1
-        assert isinstance(explain(bad.value, f"{uri}/x"), StoreUnavailable)
+        assert isinstance(translate(bad.value, f"{uri}/x"), StoreUnavailable)
 
     proxy.rules = [Rule("500", kinds={"head"})]
     with pytest.raises(StoreUnavailable, match="failed inside"):
         storage.head(f"{uri}/x", where)
-    assert proxy.on.pop(("500", "head")) == storage.ATTEMPTS
+    assert proxy.on.pop(("500", "head")) == clients.ATTEMPTS
 
 
 def test_the_libraries_do_not_wait_for_ever(proxy, s3_endpoint, monkeypatch):
-    monkeypatch.setattr(storage, "LANCE_REQUEST_SECONDS", 1)
-    monkeypatch.setattr(storage, "LANCE_RETRY_SECONDS", 1)
-    monkeypatch.setattr(storage, "SILENCE_SECONDS", 1)
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setattr(clients, "LANCE_REQUEST_SECONDS", 1)
+    monkeypatch.setattr(clients, "LANCE_RETRY_SECONDS", 1)
+    monkeypatch.setattr(clients, "SILENCE_SECONDS", 1)
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
     where = StorageConfig(endpoint_url=proxy.url, region="us-east-1")
     proxy.rules = [Rule("hang", seconds=250)]  # longer than a test may take
     with pytest.raises(StoreUnavailable, match="did not answer in time"):
         storage.head("s3://nowhere/x", where)
-    files, path = storage.filesystem_for("s3://nowhere/x", where)
+    files, path = clients.filesystem_for("s3://nowhere/x", where)
     with pytest.raises(OSError, match="curlCode: 28"):
         files.open_input_file(path)
     boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket="nowhere")
     proxy.rules = [Rule("hang", kinds={"put"}, seconds=250)]
-    options = storage.lance_options(where)
+    options = clients.lance_options(where)
     with pytest.raises(OSError, match="error sending request"):
         lance.write_dataset(pa.table({"n": [1]}), "s3://nowhere/t.lance", storage_options=options)
