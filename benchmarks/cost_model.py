@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from pipelines.run import run as embed
 from pipelines.run import sizing
 from pipelines.table import orphans
 
@@ -100,7 +99,7 @@ class Job:
 
     def commits(self, rows_at_most: float | None = None) -> float:
         """Every 30 seconds, or sooner when so many rows wait."""
-        most = embed.COMMIT_EVERY_ROWS * self.gpus if rows_at_most is None else rows_at_most
+        most = sizing.COMMIT_EVERY_ROWS * self.gpus if rows_at_most is None else rows_at_most
         return self.rows / min(most, 30 * self.rows_per_second)
 
     @property

@@ -26,7 +26,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,19 @@ from actors.spec import ModelSpec
 from actors.tokenizer import batch as fast_tokenizer
 from benchmarks import machine, tokenise, write
 from pipelines.config import CorpusConfig, ReplicaRange, StorageConfig
-from pipelines.corpus.corpus import Corpus, scan_all
-from pipelines.engine.stage import Executor, InlineExecutor, Parcel, Reader, Stage
+from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.counting import scan_all
+from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.stage import Executor, Parcel, Reader, Receipt, Result, Stage
+from pipelines.run.sizing import bundles, spans
 from pipelines.table.files import TableAddress
+from pipelines.table.sink import AppendRows
 from pipelines.table.table import LanceTable
-from pipelines.tasks.embed import Tokenise, Write, reader
-from pipelines.units import Span, Unit, bundles, cut, spans
+from pipelines.tasks.embed import EmbedTask, Tokenise
+from pipelines.tasks.read import reader
+from pipelines.tasks.replica import Pool, tokenise_stage
+from pipelines.tasks.write import Write
+from pipelines.units import Span, Unit, cut
 from tests.support import qwen_tokenizer
 
 ROWS_PER_UNIT = 4_096
@@ -90,12 +97,12 @@ class Vectors:
 
     def __call__(self, parcels: list[Parcel]) -> Iterator[Parcel]:
         for parcel in parcels:
-            assert parcel.rows is not None
+            started = time.perf_counter()
             rows = parcel.rows.drop_columns(["_ids"])
             values = pa.array(self._vectors_ND[: rows.num_rows].ravel())
             missing = rows["_reason"].is_valid().combine_chunks()
             vectors = pa.FixedSizeListArray.from_arrays(values, self._vectors_ND.shape[1], mask=missing)
-            yield parcel.with_rows(rows.append_column("vector", vectors), "embed", time.perf_counter())
+            yield parcel.after("embed", started, rows.append_column("vector", vectors))
 
 
 class Job:
@@ -111,16 +118,25 @@ class Job:
         schema = write.schema_for(dimensions, vector_dtype)
         self.address = TableAddress(str(folder / f"db-{time.time_ns()}.lance"), storage)
         LanceTable.open_or_create(self.address, schema)
-        tokenising, writing = Tokenise(spec, None, None), Write(self.address, schema)
+        writing = Write(AppendRows(self.address, schema), EmbedTask.results)
+        pool = Pool(ONE, num_cpus=1, num_gpus=0, isolated=False, timeout_seconds=None)
         self.stages = [
-            Stage("tokenise", lambda: tokenising, num_cpus=0.5),
-            Stage("embed", lambda: Vectors(dimensions), replicas=ONE),
+            tokenise_stage(Tokenise(spec, None, None), pool),
+            pool.stage("embed", lambda: Vectors(dimensions)),
             Stage("write", lambda: writing, parcels_per_call=2),
         ]
 
     def spans(self, rows: int) -> list[Span]:
         wanted = self.units[: -(-rows // ROWS_PER_UNIT)]
         return list(spans(bundles(wanted, ROWS_PER_UNIT)))
+
+
+def _receipts(results: Iterable[Result]) -> list[Receipt]:
+    found, failed = [], []
+    for result in results:
+        (found if isinstance(result, Receipt) else failed).append(result)
+    assert not failed, failed
+    return found
 
 
 def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[[Any], Any]:
@@ -143,9 +159,9 @@ def stages_alone(job: Job, rows: int) -> dict[str, Any]:
         return Stage(stage.name, lambda: timed(stage.make(), stage.name, spent), stage.parcels_per_call)
 
     watched = [watch(stage) for stage in job.stages]
-    receipts = list(InlineExecutor().run(timed(job.read, "read", spent), watched, job.spans(rows)))
+    receipts = _receipts(InlineExecutor().run(timed(job.read, "read", spent), watched, job.spans(rows)))
     done = sum(unit.rows for receipt in receipts for unit in receipt.bundle)
-    tokens = sum(receipt.counts["tokens"] for receipt in receipts)
+    tokens = sum(receipt.tally.tokens for receipt in receipts)
     spent.pop("embed")
     return {
         "rows": done,
@@ -159,8 +175,7 @@ def stages_alone(job: Job, rows: int) -> dict[str, Any]:
 def run_all(executor: Executor, job: Job, rows: int) -> tuple[int, float]:
     """(rows that came through, CPU seconds of this process and its descendants)."""
     at = machine.cpu_seconds_of_tree()
-    receipts = list(executor.run(job.read, job.stages, job.spans(rows)))
-    assert all(receipt.failure is None for receipt in receipts), receipts[0].failure
+    receipts = _receipts(executor.run(job.read, job.stages, job.spans(rows)))
     return sum(u.rows for r in receipts for u in r.bundle), machine.cpu_seconds_of_tree() - at
 
 
@@ -177,22 +192,29 @@ def slope(executor: Executor, job: Job, rows: int) -> float:
 
 def one_row(span: Span) -> Iterator[Parcel]:
     """A reader that gives next to nothing."""
-    yield Parcel(span[0], rows=pa.table({"row": [0]}))
+    yield Parcel(span[0], pa.table({"row": [0]}))
 
 
 def as_it_is(parcels: list[Parcel]) -> list[Parcel]:
     return parcels
 
 
+def received(parcels: list[Parcel]) -> list[Receipt]:
+    return [Receipt(parcel.bundle, (), parcel.tally) for parcel in parcels]
+
+
 def driver_ms_per_unit(executor: Executor) -> float:
     """CPU milliseconds of the driver alone for a unit that has nothing in it: what scheduling costs."""
-    pools = {"tokenise": None, "embed": ONE, "write": None}
-    stages = [Stage(name, lambda: as_it_is, num_cpus=0.5, replicas=pool) for name, pool in pools.items()]
+    stages = [
+        Stage("tokenise", lambda: as_it_is, num_cpus=0.5),
+        Stage("embed", lambda: as_it_is, num_cpus=0.5, replicas=ONE),
+        Stage("write", lambda: received, num_cpus=0.5),
+    ]
 
     def run(units: int) -> float:
         packed = [((Unit(7, "part-0.parquet", n, n + 1, 1, "mtime:0"),),) for n in range(units)]
         at = time.process_time()
-        assert sum(len(parcel.bundle) for parcel in executor.run(one_row, stages, packed)) == units
+        assert sum(len(result.bundle) for result in executor.run(one_row, stages, packed)) == units
         return time.process_time() - at
 
     short, long = (run(units) for units in EMPTY_UNITS)
@@ -265,7 +287,7 @@ def main() -> None:
         print(json.dumps(variant(options.one_run[1], Path(options.one_run[0]), options)))
         return
     facts = machine.facts()
-    measured = measure(options, [sys.executable, *sys.argv])
+    measured = measure(options, [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]])
     shown = {key: value for key, value in vars(options).items() if key not in ("folder", "one_run")}
     print(json.dumps({"benchmark": "engine", **shown, "needed_per_core": NEEDED_PER_CORE, **measured, **facts}))
 

@@ -31,7 +31,7 @@ from benchmarks import machine, write
 from pipelines.config import StorageConfig
 from pipelines.table import contents
 from pipelines.table.files import TableAddress, write_rows
-from pipelines.table.orphans import find_orphans
+from pipelines.table.orphans import find_orphans, remove_orphans
 from pipelines.table.table import LanceTable
 from pipelines.units import Shard, content_id
 
@@ -60,12 +60,12 @@ def cost(function: Callable[[], Any]) -> dict[str, Any]:
 
 def all_manifests(table: LanceTable) -> int:
     """Orphans by comparing all files that are there with all files of all versions."""
-    present = table.dataset.all_files().read_all()["path"].to_pylist()
-    tracked = set(table.dataset.tracked_files().read_all()["path"].to_pylist())
+    present = table.handle.dataset.all_files().read_all()["path"].to_pylist()
+    tracked = set(table.handle.dataset.tracked_files().read_all()["path"].to_pylist())
     return sum(1 for path in present if path.startswith("data/") and path not in tracked)
 
 
-WAYS = {"all_manifests": all_manifests, "find_orphans": lambda table: len(find_orphans(table.dataset, 0).paths)}
+WAYS = {"all_manifests": all_manifests, "find_orphans": lambda table: len(find_orphans(table.handle.dataset, 0).paths)}
 
 
 def opened(location: str) -> LanceTable:
@@ -97,7 +97,7 @@ def commits(steps: list[int], folder: str) -> list[dict[str, Any]]:
         for at in range(at, step):  # noqa: B020 - goes on from where the last step ended
             files = write_rows(table.address, write.records(at, 1, DIMENSIONS, "float32"))
             cpu = time.process_time()
-            table.commit(files, {})
+            table.fence.commit(files, {})
             spent = time.process_time() - cpu
         at = step
         write_rows(table.address, write.records(at, 1, DIMENSIONS, "float32"))  # an orphan
@@ -107,7 +107,7 @@ def commits(steps: list[int], folder: str) -> list[dict[str, Any]]:
         found["last_commit_cpu_ms"] = round(1000 * spent, 1)
         for way in WAYS:
             found[way] = in_a_fresh_process("--search", table.address.location, way)
-        table.remove_orphans(0)
+        remove_orphans(table.fence, 0)
         measured.append(found)
     return measured
 
@@ -137,7 +137,7 @@ def fill(location: str, rows: int, rows_per_unit: int) -> None:
         part = write.records(first, len(numbers), DIMENSIONS, "float32")
         for name, values in (("_shard", shard_N), ("_row", row_N), ("_unit", unit_N)):
             part = part.set_column(part.column_names.index(name), name, pa.array(values))
-        table.commit(write_rows(table.address, part), {})
+        table.fence.commit(write_rows(table.address, part), {})
 
 
 def checkpoint(location: str, units: int, rows: int) -> dict[str, Any]:

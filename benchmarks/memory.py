@@ -34,11 +34,12 @@ import pyarrow.parquet as pq
 from benchmarks import machine, write
 from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
-from pipelines.engine.stage import Parcel
+from pipelines.engine.open import open_executor
+from pipelines.engine.stage import Receipt, Tally
 from pipelines.job_file import parse_job
 from pipelines.run.commits import Committer
-from pipelines.run.prepare import open_executor, prepare
-from pipelines.run.run import EmbedRun
+from pipelines.run.prepare import prepare
+from pipelines.run.run import Run
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.table import LanceTable
 from pipelines.units import Unit
@@ -65,8 +66,8 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as base, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as helper:
         address = TableAddress(f"{base}/t.lance", StorageConfig())
         table = LanceTable.open_or_create(address, write.schema_for(DIMENSIONS, "float32"))
-        table.take_fence("benchmark", {})
-        committing = Committer(table, every_seconds=3600, every_rows=UNITS_PER_COMMIT, properties=dict)
+        fence = table.take_fence("benchmark", {})
+        committing = Committer(fence.commit, every_seconds=3600, every_rows=UNITS_PER_COMMIT, properties=dict)
         at = 0
         for step in steps:
             while at < step:
@@ -74,7 +75,7 @@ def committer(steps: list[int]) -> list[dict[str, float]]:
                 written = helper.submit(fragments, address.location, at, count).result()
                 for number, files in enumerate(written, at):
                     unit = Unit(7, "part-0.parquet", number, number + 1, 1, "mtime:0")
-                    assert committing.offer(Parcel((unit,), counts={"tokens": 9}, fragments=files))
+                    assert committing.offer(Receipt((unit,), files, Tally(tokens=9)))
                 committing.commit()
                 at += count
                 if at % UNITS_PER_WAVE < UNITS_PER_COMMIT:
@@ -109,9 +110,9 @@ def driver(folder: str, engine: str) -> dict[str, float]:
     )
     with Display(quiet=True).engine_output(), open_executor(job) as executor:
         started_mb = machine.memory_mb("VmHWM")
-        run = EmbedRun(prepare(job, executor), executor, Display(quiet=True))
+        run = Run.open(prepare(job, executor), executor, Display(quiet=True))
         cpu = time.process_time()
-        certificate = run.run()
+        certificate = run.work()
         cpu = time.process_time() - cpu
         assert certificate.adds_up, certificate
         return {

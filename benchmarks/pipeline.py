@@ -26,9 +26,8 @@ import statistics
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,14 +37,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import machine
+from benchmarks.watched import Watched
 from pipelines.cli.demo import docstrings
 from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.engine.stage import Executor, Parcel, Reader, Stage
+from pipelines.engine.open import open_executor
 from pipelines.job_file import parse_job
-from pipelines.run.prepare import open_executor, prepare
-from pipelines.run.run import EmbedRun
-from pipelines.units import Span, bundles
+from pipelines.run.prepare import prepare
+from pipelines.run.run import Run
+from pipelines.run.sizing import bundles
 
 SHARDS = 8
 WARM_UP_TEXTS = 16
@@ -133,74 +133,34 @@ def _texts(prepared: Any, bundle: Any) -> list[str]:
 # ---------------------------------------------------------------------- the pipeline
 
 
-class Watched:
-    """An executor that notes when the replicas work and when receipts arrive. All clocks are the machine's monotonic
-    one, which processes share."""
-
-    def __init__(self, executor: Executor, log: Path):
-        self._executor = executor
-        self._log = log
-        self.receipts: list[tuple[float, int]] = []  # when, tokens
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
-
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
-        noted = [_noting(stage, str(self._log)) if stage.name == "embed" else stage for stage in stages]
-        for parcel in self._executor.run(read, noted, spans):
-            self.receipts.append((time.monotonic(), parcel.counts.get("tokens", 0)))
-            yield parcel
-
-    def work(self) -> list[tuple[float, float, float, int]]:
-        """When the replicas worked: (begin, end, CPU seconds, niceness) of each call, in order."""
-        return sorted(tuple(json.loads(line)) for line in self._log.read_text().splitlines())
-
-
-def _noting(stage: Stage, log: str) -> Stage:
-    def make() -> Any:
-        function = stage.make()
-
-        def noted(parcels: list[Parcel]) -> list[Parcel]:
-            began, cpu = time.monotonic(), time.process_time()
-            done = list(function(parcels))
-            with open(log, "a") as lines:
-                note = [began, time.monotonic(), time.process_time() - cpu, os.getpriority(os.PRIO_PROCESS, 0)]
-                lines.write(json.dumps(note) + "\n")
-            return done
-
-        return noted
-
-    return replace(stage, make=make)
-
-
 def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
     """Run the job; what it did once started."""
     started = time.monotonic()
     with Display(quiet=True).engine_output(), open_executor(job) as executor:
         watched = Watched(executor, log)
         prepared = prepare(job, watched)
-        run = EmbedRun(prepared, watched, Display(quiet=True))
-        certificate = run.run()
-        replicas = run.replicas.max
+        run = Run.open(prepared, watched, Display(quiet=True))
+        certificate = run.work()
+        replicas = prepared.capacity.replicas.max
     assert certificate.adds_up, certificate
-    work, receipts = watched.work(), watched.receipts
-    began, last_receipt = work[0][0], receipts[-1][0]
-    busy = sum(end - begin for begin, end, _, _ in work)
+    work, receipts = watched.calls(), watched.receipts
+    began, last_receipt = work[0].begin, receipts[-1][0]
+    busy = sum(call.end - call.begin for call in work)
     between = last_receipt - receipts[0][0]
     return {
         "tokens": certificate.tokens,
         "threads": prepared.spec.threads or 0,
-        "niceness": work[0][3],
+        "niceness": work[0].niceness,
         "tokens_per_second": round(certificate.tokens / (last_receipt - began), 1),
         "tokens_per_second_receipts": round((certificate.tokens - receipts[0][1]) / between, 1) if between else None,
         "receipts": len(receipts),
         "units": certificate.units,
         "seconds_before_first_unit": round(began - started, 2),
         "seconds_once_started": round(last_receipt - began, 2),
-        "idle_share": round(1 - busy / replicas / (work[-1][1] - began), 4),
-        "cores_while_embedding": round(sum(cpu for _, _, cpu, _ in work) / busy, 2),
-        "seconds_after_last_unit": round(last_receipt - work[-1][1], 2),
-        "stage_seconds": {name: round(spent, 3) for name, spent in sorted(run.metrics.seconds.items())},
+        "idle_share": round(1 - busy / replicas / (work[-1].end - began), 4),
+        "cores_while_embedding": round(sum(call.cpu_seconds for call in work) / busy, 2),
+        "seconds_after_last_unit": round(last_receipt - work[-1].end, 2),
+        "stage_seconds": run.metrics.to_dict()["stage_seconds"],
     }
 
 

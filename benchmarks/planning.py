@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.corpus.corpus import Corpus, scan_all
-from pipelines.engine.stage import InlineExecutor
-from pipelines.units import bundles, cut, spans
+from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.counting import scan_all
+from pipelines.engine.inline import InlineExecutor
+from pipelines.run.sizing import bundles, spans
+from pipelines.units import cut
 
 ROWS_PER_UNIT = 4096
 FILES_PER_FOLDER = 1000

@@ -18,12 +18,9 @@ seconds_after_last  from the last unit done to the last receipt
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +29,13 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 
 from benchmarks import machine
+from benchmarks.watched import Watched
 from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.engine.stage import Executor, Parcel, Reader, Stage
+from pipelines.engine.open import open_executor
 from pipelines.job_file import parse_job
-from pipelines.run.prepare import open_executor, prepare
-from pipelines.run.run import EmbedRun
-from pipelines.units import Span
+from pipelines.run.prepare import prepare
+from pipelines.run.run import Run
 
 SHARDS = 8
 TOKENS_A_ROW = 16  # with the one that ends a text
@@ -65,66 +62,29 @@ def simulated_gpus(number: int) -> Iterator[str]:
         cluster.shutdown()
 
 
-class Watched:
-    """An executor that notes when each replica works and when the last receipt arrives, on the machine's one clock."""
-
-    def __init__(self, executor: Executor, log: Path):
-        self._executor = executor
-        self._log = log
-        self.last_receipt = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
-
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
-        noted = [_noting(stage, str(self._log)) if stage.name == "embed" else stage for stage in stages]
-        for parcel in self._executor.run(read, noted, spans):
-            self.last_receipt = time.monotonic()
-            yield parcel
-
-    def work(self) -> list[tuple[float, float, int]]:
-        """(begin, end, process) of each unit, in order."""
-        return sorted(tuple(json.loads(line)) for line in self._log.read_text().splitlines())
-
-
-def _noting(stage: Stage, log: str) -> Stage:
-    def make() -> Any:
-        function = stage.make()
-
-        def noted(parcels: list[Parcel]) -> list[Parcel]:
-            began = time.monotonic()
-            done = list(function(parcels))
-            with open(log, "a") as lines:
-                lines.write(json.dumps([began, time.monotonic(), os.getpid()]) + "\n")
-            return done
-
-        return noted
-
-    return replace(stage, make=make)
-
-
 def measure(job: JobConfig, log: Path) -> dict[str, Any]:
     with Display(quiet=True).engine_output(), open_executor(job) as executor:
         watched = Watched(executor, log)
-        run = EmbedRun(prepare(job, watched), watched, Display(quiet=True))
-        certificate = run.run()
+        run = Run.open(prepare(job, watched), watched, Display(quiet=True))
+        certificate = run.work()
     assert certificate.adds_up, certificate
-    work = watched.work()
-    began, ended = work[0][0], max(end for _, end, _ in work)
+    work, last_receipt = watched.calls(), watched.receipts[-1][0]
+    began, ended = work[0].begin, max(call.end for call in work)
+    busy = sum(call.end - call.begin for call in work)
     first: dict[int, float] = {}
-    for begin, _, process in work:
-        first.setdefault(process, begin)
+    for call in work:
+        first.setdefault(call.process, call.begin)
     replicas = job.run.replicas
     assert isinstance(replicas, int)
     return {
         "replicas": replicas,
-        "seconds": round(watched.last_receipt - began, 2),
+        "seconds": round(last_receipt - began, 2),
         "units": certificate.units,
         "tokens": certificate.tokens,
         "started_within": round(max(first.values()) - began, 2),
-        "busy_share": round(sum(end - begin for begin, end, _ in work) / replicas / (ended - began), 4),
-        "unit_seconds": round(sum(end - begin for begin, end, _ in work) / len(work), 3),
-        "seconds_after_last": round(watched.last_receipt - ended, 2),
+        "busy_share": round(busy / replicas / (ended - began), 4),
+        "unit_seconds": round(busy / len(work), 3),
+        "seconds_after_last": round(last_receipt - ended, 2),
         "processes": len(first),
     }
 

@@ -39,12 +39,13 @@ import lance
 from benchmarks import machine, memory
 from pipelines.cli.display import Display
 from pipelines.config import JobConfig
-from pipelines.engine.stage import Executor, Parcel, Reader, Stage
+from pipelines.engine.open import open_executor
+from pipelines.engine.stage import Executor, Failed, Parcel, Reader, Result, Stage
 from pipelines.job_file import parse_job
 from pipelines.run.certificate import Certificate
-from pipelines.run.prepare import open_executor, prepare
-from pipelines.run.run import EmbedRun
-from pipelines.table.table import LanceTable
+from pipelines.run.prepare import prepare
+from pipelines.run.run import Run
+from pipelines.table.fence import Fence
 from pipelines.units import Span
 
 DIMENSIONS = 8
@@ -60,7 +61,7 @@ class FirstUnit:
         self._read = read
         self._note = note
 
-    def __call__(self, span: Span) -> Iterator[Parcel]:
+    def __call__(self, span: Span) -> Iterator[Parcel | Failed]:
         if not os.path.exists(self._note):
             Path(self._note).write_text(str(time.time()))
         return self._read(span)
@@ -78,11 +79,11 @@ class Stopping:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
         self.waves += 1
-        for parcel in self._executor.run(FirstUnit(read, self._note), stages, spans):
-            yield parcel
-            self._left -= sum(unit.rows for unit in parcel.bundle)
+        for result in self._executor.run(FirstUnit(read, self._note), stages, spans):
+            yield result
+            self._left -= sum(unit.rows for unit in result.bundle)
             if self._left <= 0:
                 raise KeyboardInterrupt
 
@@ -106,14 +107,14 @@ class Memory(threading.Thread):
 
 def timed_commits(into: list[float]) -> None:
     """Note how long each commit of a table takes."""
-    commit = LanceTable.commit
+    commit = Fence.commit
 
-    def timed(table: LanceTable, *arguments: Any) -> None:
+    def timed(fence: Fence, *arguments: Any) -> None:
         started = time.perf_counter()
-        commit(table, *arguments)
+        commit(fence, *arguments)
         into.append(time.perf_counter() - started)
 
-    LanceTable.commit = timed  # type: ignore[method-assign,assignment]
+    Fence.commit = timed  # type: ignore[method-assign,assignment]
 
 
 def job_over(folder: str, engine: str, commit_every_rows: int) -> JobConfig:
@@ -138,10 +139,10 @@ def one_run(job: JobConfig, note: str, stop_after: float) -> dict[str, Any]:
         holding.start()
         executor = Stopping(engine, note, stop_after)
         engine_started = time.time()
-        run = EmbedRun(prepare(job, executor), executor, Display(quiet=True))
+        run = Run.open(prepare(job, executor), executor, Display(quiet=True))
         planned, planned_cpu = time.time(), time.process_time()
         with contextlib.suppress(KeyboardInterrupt):
-            certificate = run.run()
+            certificate = run.work()
         ended = time.time()
         cpu = machine.cpu_seconds_of_tree() - cpu
     assert certificate is None or certificate.adds_up, certificate

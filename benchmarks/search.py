@@ -41,8 +41,9 @@ from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.index.records import tuning_of, vector_indexes
-from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.table.schema import TableMetadata, with_text
 from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import vectors_schema
 
 ROWS_PER_UNIT = 50_000
 CENTRES, DIRECTIONS = 1000, 32
@@ -86,14 +87,14 @@ def write(folder: str, rows: int, dimensions: int) -> dict[str, Any]:
     """The table, by the write path of a run."""
     identity = {"weights": "random", "dimensions": dimensions, "dtype": "float32"}
     metadata = TableMetadata(identity, {"weights": "random"}, ROWS_PER_UNIT)
-    schema = table_schema(pa.schema([]), dimensions, "float32", "text", metadata)
+    schema = vectors_schema(with_text([], "text"), dimensions, "float32", metadata)
     address, clusters = address_of(folder), Clusters(dimensions)
     table = LanceTable.open_or_create(address, schema)
-    table.take_fence("benchmark", {})
+    fence = table.take_fence("benchmark", {})
     began = time.perf_counter()
     for unit, first in enumerate(range(0, rows, ROWS_PER_UNIT)):
         vectors, texts = clusters.draw(unit, min(ROWS_PER_UNIT, rows - first))
-        table.commit(write_rows(address, _records(vectors, texts, unit, schema)), {})
+        fence.commit(write_rows(address, _records(vectors, texts, unit, schema)), {})
     return {"write_seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -140,10 +141,12 @@ def exact_neighbours(folder: str, queries_QD: np.ndarray) -> list[set[str]]:
 
 def build_ours(folder: str, given: Any) -> dict[str, Any]:
     from pipelines.maintenance.optimize import optimize
-    from pipelines.table.index.vector import Wanted
+    from pipelines.table.index.vector import IndexWanted
 
     began = time.perf_counter()
-    found = optimize(address_of(folder), Display(quiet=True), Wanted(given.index, full_text="text"))["index"]
+    found = optimize(
+        address_of(folder), Display(quiet=True), IndexWanted(given.index, full_text="text")
+    ).index.to_dict()
     names = ("type", "partitions", "nprobes", "refine_factor", "bytes", "why")
     noted = {"recall_noted": found["recall"], "margin_noted": found["recall_margin"], "queries_noted": found["queries"]}
     seconds = {"build_seconds": round(time.perf_counter() - began, 1)}

@@ -33,8 +33,9 @@ from benchmarks import machine
 from pipelines.config import StorageConfig
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
 from pipelines.table.files import TableAddress, write_rows
-from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.table.schema import TableMetadata
 from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import vectors_schema
 
 PIECE_BYTES = 8 << 20
 TYPES = {"float32": np.float32, "float16": np.float16}
@@ -42,7 +43,7 @@ TYPES = {"float32": np.float32, "float16": np.float16}
 
 def schema_for(dimensions: int, vector_dtype: str) -> pa.Schema:
     metadata = TableMetadata({"dimensions": dimensions, "vector_dtype": vector_dtype}, {"weights": "none"}, 1)
-    return table_schema(pa.schema([]), dimensions, vector_dtype, None, metadata)
+    return vectors_schema(pa.schema([]), dimensions, vector_dtype, metadata)
 
 
 def records(first: int, rows: int, dimensions: int, vector_dtype: str) -> pa.Table:
@@ -76,7 +77,7 @@ def write_lance(folder: Path, parts: list[pa.Table], schema: pa.Schema, synced: 
     table.take_fence("benchmark", {})
     os.sync()
     started = time.perf_counter()
-    table.commit([fragment for part in parts for fragment in write_rows(address, part)], {})
+    table.fence.commit([fragment for part in parts for fragment in write_rows(address, part)], {})
     if synced:
         for file in folder.rglob("*"):
             if file.is_file():

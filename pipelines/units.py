@@ -21,7 +21,6 @@ from itertools import pairwise
 Range = tuple[int, int]
 UNSEEKABLE = -1
 UNIT_BYTES = 32 << 20  # of a file: where rows are long, a unit or a bundle has fewer of them
-BUNDLES_PER_SPAN = 16  # of one row group: few enough to spread a giant one over all readers
 
 
 def content_id(*parts: object) -> int:
@@ -174,50 +173,7 @@ def _edges(shard: Shard, rows_per_unit: int) -> list[int]:
     return [e for e in edges if 0 < e < shard.rows]
 
 
-def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int = 256) -> Iterator[Bundle]:
-    """Pack neighbouring small units so that many tiny files do not become many tiny tasks."""
-    held: list[Unit] = []
-    rows = share = 0
-    for unit in units:
-        full = rows + unit.rows > rows_per_bundle or share + unit.share > UNIT_BYTES or len(held) == units_per_bundle
-        if held and full:
-            yield tuple(held)
-            held, rows, share = [], 0, 0
-        held.append(unit)
-        rows += unit.rows
-        share += unit.share
-    if held:
-        yield tuple(held)
-
-
-def waves(packed: Iterable[Bundle], bundles_most: int, units_most: int) -> Iterator[list[Bundle]]:
-    """Parts of a stream of bundles, each with at most so many of them and about so many units."""
-    wave: list[Bundle] = []
-    units = 0
-    for bundle in packed:
-        wave.append(bundle)
-        units += len(bundle)
-        if len(wave) == bundles_most or units >= units_most:
-            yield wave
-            wave, units = [], 0
-    if wave:
-        yield wave
-
-
-def spans(packed: Iterable[Bundle]) -> Iterator[Span]:
-    """Join bundles that one pass over a stretch of a file reads: all of a compressed stream, 16 of a row group."""
-    held: list[Bundle] = []
-    for bundle in packed:
-        if held and not _joins(held, bundle):
-            yield tuple(held)
-            held = []
-        held.append(bundle)
-    if held:
-        yield tuple(held)
-
-
-def _joins(held: list[Bundle], bundle: Bundle) -> bool:
-    last, first = held[-1][-1], bundle[0]
-    if (last.path, last.stretch) != (first.path, first.stretch) or len(bundle) > 1:
-        return False
-    return first.stretch == UNSEEKABLE or len(held) < BUNDLES_PER_SPAN
+def left_of(span: Span, missing: set[int]) -> Span:
+    """What of a span has not come back; `missing` are unit ids."""
+    bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
+    return tuple(bundle for bundle in bundles if bundle)

@@ -54,7 +54,7 @@ def _float32_on_this_cpu(monkeypatch):
 def _one_thread_a_model() -> Iterator[None]:
     """As OMP_NUM_THREADS, which a run overrides: alone on a machine its model has all cores."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.engine.stage.InlineExecutor.threads", lambda *_: 1)
+        patch.setattr("pipelines.engine.inline.InlineExecutor.threads", lambda *_: 1)
         yield
 
 

@@ -1,36 +1,27 @@
 """The command line. Results go to stdout (`--json`: one JSON object), progress and errors to stderr; the exit code is
 the truth: 0 all is well, 1 something is not, 2 the job file or the call is wrong, 130 stopped by Ctrl-C, 143 by
-SIGTERM."""
+SIGTERM. Each command imports what it runs by itself, so that `--help` is quick."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import signal
-import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from actors.spec import ModelError, ModelSpec
 from pipelines import __version__
-from pipelines.cli import terminal as report
+from pipelines.cli import terminal
 from pipelines.cli.display import Display
-from pipelines.config import JobConfig, RunConfig, StorageConfig
-from pipelines.errors import ConfigError, Stopped, VectormillError
+from pipelines.cli.output import exit_unless, fail, show
+from pipelines.cli.signals import leave, listen, on_signal
+from pipelines.cli.target import target_of
+from pipelines.config import JobConfig, StorageConfig
+from pipelines.errors import Stopped, VectormillError
 from pipelines.job_file import load_job
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"vectormill: {message}", markup=False, soft_wrap=True)
-    sys.exit(code)
 
 
 class _Group(TyperGroup):
@@ -42,24 +33,12 @@ class _Group(TyperGroup):
         except (Exception, KeyboardInterrupt) as bad:
             # A pipe to a process that ended with the run, Lance or Ray may raise its own in place of the stop.
             in_its_place = bad.__context__ if isinstance(bad.__context__, Stopped) else bad
-            why = _on_signal.stopped or in_its_place
+            why = on_signal.stopped or in_its_place
             if isinstance(why, (VectormillError, ModelError, Stopped)):
-                _fail(str(why), getattr(why, "exit_code", 1))
+                fail(str(why), getattr(why, "exit_code", 1))
             raise
 
 
-class _StopSignals:
-    """Raises Stopped, and remembers it: raised while Lance is at work it comes back as an error of Arrow, and from a
-    call of Ray as a plain KeyboardInterrupt."""
-
-    stopped: Stopped | None = None
-
-    def __call__(self, signum: int, frame: FrameType | None) -> NoReturn:
-        self.stopped = Stopped(signum)
-        raise self.stopped
-
-
-_on_signal = _StopSignals()
 app = typer.Typer(
     name="vectormill",
     cls=_Group,
@@ -71,7 +50,7 @@ app = typer.Typer(
 )
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="The job file; see configs/ for examples.")]
-Target = Annotated[
+Table = Annotated[
     str,
     typer.Argument(metavar="TABLE", help="A job file, or the table itself: FOLDER/NAME or s3://BUCKET/FOLDER/NAME."),
 ]
@@ -79,9 +58,24 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, such as run.replicas=4. May be repeated."),
 ]
+Limit = Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")]
+Where = Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")]
+Rerank = Annotated[
+    str | None,
+    typer.Option(metavar="WEIGHTS", help="Order what is found by this Qwen3-Reranker: hub id or folder."),
+]
+Candidates = Annotated[
+    int, typer.Option(min=1, help="How many passages are found for --rerank and --mode hybrid to choose from.")
+]
+Instruction = Annotated[str | None, typer.Option(help="Task instruction for models that take one.")]
+Exact = Annotated[bool, typer.Option("--exact", help="Compare with every vector, whatever the index.")]
 Task = Literal["embed", "rerank"]
 Vectors = Literal["exact", "rounded"]
 SearchMode = Literal["vector", "text", "hybrid"]
+SearchIn = Annotated[
+    SearchMode,
+    typer.Option("--mode", help="By meaning, by words (needs a full-text index), or by both, fused by rank."),
+]
 IndexChoice = Literal["auto", "none", "ivf_flat", "ivf_sq", "ivf_rq"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
@@ -99,12 +93,12 @@ def embed(job: JobFile, override: Overrides = None, as_json: AsJson = False, qui
     """Run a job, or resume it: the same command after anything.
 
     Example: vectormill embed configs/demo.yaml --set run.replicas=2"""
-    from pipelines.run.run import embed as run
+    from pipelines.run.job import embed as run
 
     config = load_job(job, override or ())
     certificate = run(config, Display(quiet))
-    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate))
-    _exit_unless(certificate.adds_up)
+    show(as_json, certificate.to_dict(), lambda console: terminal.certificate(console, certificate))
+    exit_unless(certificate.adds_up)
 
 
 @app.command()
@@ -112,12 +106,12 @@ def rerank(job: JobFile, override: Overrides = None, as_json: AsJson = False, qu
     """Score pairs of a query and a document in bulk: run a job of task rerank, or resume it.
 
     Example: vectormill rerank configs/rerank.yaml --set run.replicas=2"""
-    from pipelines.run.run import rerank as run
+    from pipelines.run.job import rerank as run
 
     config = load_job(job, override or ())
     certificate = run(config, Display(quiet))
-    _print(as_json, certificate.to_dict(), lambda console: report.certificate(console, certificate, "rerank"))
-    _exit_unless(certificate.adds_up)
+    show(as_json, certificate.to_dict(), lambda console: terminal.certificate(console, certificate, "rerank"))
+    exit_unless(certificate.adds_up)
 
 
 @app.command()
@@ -128,12 +122,12 @@ def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quie
     from pipelines.run.forecast import forecast
 
     result = forecast(load_job(job, override or ()), Display(quiet))
-    _print(as_json, result, lambda console: report.forecast(console, result))
+    show(as_json, result.to_dict(), lambda console: terminal.forecast(console, result))
 
 
 @app.command()
 def status(
-    table: Target,
+    table: Table,
     override: Overrides = None,
     bad_rows: Annotated[int, typer.Option(min=0, help="How many rows without a vector to list.")] = 10,
     as_json: AsJson = False,
@@ -143,8 +137,8 @@ def status(
     Example: vectormill status configs/demo.yaml"""
     from pipelines.maintenance.status import status as read
 
-    result = read(_address(table, override), bad_rows)
-    _print(as_json, result, lambda console: report.status(console, result))
+    result = read(target_of(table, override or ()).address, bad_rows)
+    show(as_json, result.to_dict(), lambda console: terminal.status(console, result))
 
 
 @app.command()
@@ -171,54 +165,32 @@ def verify(
 
     config = load_job(job, override or ())
     verdict = prove(config, Display(quiet), sample, seed, against, vectors)
-    _print(as_json, verdict.to_dict(), lambda console: report.verdict(console, verdict, config.task))
-    _exit_unless(verdict.ok)
+    show(as_json, verdict.to_dict(), lambda console: terminal.verdict(console, verdict, config.task))
+    exit_unless(verdict.ok)
 
 
 @app.command()
 def search(
-    table: Target,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
+    table: Table,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     override: Overrides = None,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="How many passages.")] = 5,
-    where: Annotated[str | None, typer.Option(help="SQL filter over the table's columns.")] = None,
-    mode: Annotated[
-        SearchMode, typer.Option(help="By meaning, by words (needs a full-text index), or by both, fused by rank.")
-    ] = "vector",
-    rerank: Annotated[
-        str | None,
-        typer.Option(metavar="WEIGHTS", help="Order what is found by this Qwen3-Reranker: hub id or folder."),
-    ] = None,
-    candidates: Annotated[
-        int, typer.Option(min=1, help="How many passages are found for --rerank and --mode hybrid to choose from.")
-    ] = 100,
-    instruction: Annotated[str | None, typer.Option(help="Task instruction for models that take one.")] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, whatever the index.")] = False,
-    queries: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Search for each `text` of this file, named by its `id`, as a job."),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="RESULTS.PARQUET", help="With --queries: where the hits go.")
-    ] = None,
+    limit: Limit = 5,
+    where: Where = None,
+    mode: SearchIn = "vector",
+    rerank: Rerank = None,
+    candidates: Candidates = 100,
+    instruction: Instruction = None,
+    exact: Exact = False,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Find passages by meaning, with the table's own model and prompt; if asked, by words too, and reranked.
 
     Example: vectormill search configs/demo.yaml "compress a file" -k 3"""
-    from pipelines.search.bulk import Request
-    from pipelines.search.searcher import Query, Searcher
+    from pipelines.search.query import Query
+    from pipelines.search.searcher import Searcher
 
-    address = _address(table, override)
+    address = target_of(table, override or ()).address
     query = Query(limit, where, instruction, mode, candidates, exact)
-    if queries is not None or out is not None:
-        if queries is None or out is None or text is not None:
-            raise ConfigError("--queries FILE and --out RESULTS.parquet go together, without TEXT")
-        _search_queries(Request(address, queries, out, query, rerank), _run_of(table, override), as_json, quiet)
-        return
-    if text is None:
-        raise ConfigError("give TEXT to search for, or --queries FILE with --out RESULTS.parquet")
     query.depth(rerank is not None)  # before a model is loaded
     reranker = ModelSpec(rerank, s3=address.storage.for_weights()) if rerank is not None else None
     searcher = Searcher(address, reranker, embeds=mode != "text")
@@ -231,7 +203,40 @@ def search(
     hits = searcher.search(text, query)
     how = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
     found = {**how, "hits": [asdict(hit) for hit in hits]}
-    _print(as_json, found, lambda console: report.hits(console, text, hits))
+    show(as_json, found, lambda console: terminal.hits(console, text, hits))
+
+
+@app.command("bulk-search")
+def bulk_search(
+    table: Table,
+    queries: Annotated[
+        str,
+        typer.Argument(metavar="QUERIES", help="A file of queries: each has its words in `text`, its name in `id`."),
+    ],
+    out: Annotated[str, typer.Option(metavar="RESULTS.PARQUET", help="Where the hits go.")],
+    override: Overrides = None,
+    limit: Limit = 5,
+    where: Where = None,
+    mode: SearchIn = "vector",
+    rerank: Rerank = None,
+    candidates: Candidates = 100,
+    instruction: Instruction = None,
+    exact: Exact = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search for each query of a file, as a job: stopped at any time, the same command goes on.
+
+    Example: vectormill bulk-search configs/demo.yaml queries.jsonl --out hits.parquet -k 10"""
+    from pipelines.search.bulk import BulkSearch
+    from pipelines.search.bulk import bulk_search as run
+    from pipelines.search.query import Query
+
+    target = target_of(table, override or ())
+    query = Query(limit, where, instruction, mode, candidates, exact)
+    found = run(BulkSearch(target.address, queries, out, query, rerank), target.run, Display(quiet))
+    show(as_json, found.to_dict(), lambda console: terminal.searched(console, found))
+    exit_unless(found.certificate.adds_up)
 
 
 @app.command()
@@ -256,18 +261,18 @@ def evaluate(
     """Measure search on judged queries, exact, by index and reranked, and what smaller vectors would lose.
 
     Example: vectormill evaluate configs/demo.yaml --beir my-queries --out evaluation"""
-    from pipelines.cli import evaluation as terminal
-    from pipelines.search.evaluation.evaluate import Request
+    from pipelines.cli import evaluation
+    from pipelines.search.evaluation.evaluate import EvaluationRequest
     from pipelines.search.evaluation.evaluate import evaluate as run
 
-    request = Request(beir, split, rerank, candidates, instruction, out)
+    request = EvaluationRequest(beir, split, rerank, candidates, instruction, out)
     result = run(load_job(job, override or ()), request, Display(quiet))
-    _print(as_json, result, lambda console: terminal.show(console, result))
+    show(as_json, result, lambda console: evaluation.show(console, result))
 
 
 @app.command()
 def optimize(
-    table: Target,
+    table: Table,
     override: Overrides = None,
     index: Annotated[
         IndexChoice, typer.Option(help="Kind of vector index; auto: by rows, dimensions and memory.")
@@ -290,12 +295,12 @@ def optimize(
 
     Example: vectormill optimize configs/demo.yaml --min-recall 0.98 --full-text auto"""
     from pipelines.maintenance.optimize import optimize as run
-    from pipelines.table.index.vector import Wanted
+    from pipelines.table.index.vector import IndexWanted
 
-    wanted = Wanted(index, min_recall, memory_gb, full_text)
-    job = load_job(table, override or ()) if table.endswith((".yaml", ".yml")) else None
-    result = run(_address(table, override), Display(quiet), wanted, job)
-    _print(as_json, result, lambda console: report.optimized(console, result))
+    wanted = IndexWanted(index, min_recall, memory_gb, full_text)
+    target = target_of(table, override or ())
+    result = run(target.address, Display(quiet), wanted, target.job)
+    show(as_json, result.to_dict(), lambda console: terminal.optimized(console, result))
 
 
 @app.command()
@@ -319,8 +324,8 @@ def doctor(
 
     spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=StorageConfig().for_weights())
     diagnosis = examine(spec, task, goldens)
-    _print(as_json, diagnosis.to_dict(), lambda console: report.diagnosis(console, diagnosis.lines()))
-    _exit_unless(diagnosis.ok)
+    show(as_json, diagnosis.to_dict(), lambda console: terminal.diagnosis(console, diagnosis.lines()))
+    exit_unless(diagnosis.ok)
 
 
 @app.command()
@@ -331,70 +336,10 @@ def schema() -> None:
     print(json.dumps(JobConfig.model_json_schema(), indent=2))
 
 
-def _address(target: str, overrides: list[str] | None) -> Any:
-    from pipelines.table.files import TableAddress
-
-    if target.endswith((".yaml", ".yml")):
-        job = load_job(target, overrides or ())
-        return TableAddress(job.table.location, job.storage)
-    if overrides:
-        raise ConfigError("--set goes with a job file, not with a table")
-    place = target.rstrip("/").removesuffix(".lance")
-    if not place or (place.startswith("s3:") and place.count("/") < 3):
-        raise ConfigError(f"{target!r} names no table; write FOLDER/NAME, s3://BUCKET/FOLDER/NAME or a job file")
-    return TableAddress(place + ".lance", StorageConfig())
-
-
-def _run_of(target: str, overrides: list[str] | None) -> RunConfig:
-    """How a job over this table runs: as the job file says; for a table alone in this process."""
-    return load_job(target, overrides or ()).run if target.endswith((".yaml", ".yml")) else RunConfig(engine="inline")
-
-
-def _search_queries(request: Any, run: RunConfig, as_json: bool, quiet: bool) -> None:
-    from pipelines.search.bulk import search_queries
-
-    certificate, found = search_queries(request, run, Display(quiet))
-    result = {**found, "certificate": certificate.to_dict()}
-    _print(as_json, result, lambda console: report.searched(console, certificate, found))
-    _exit_unless(certificate.adds_up)
-
-
-def _print(as_json: bool, data: dict[str, Any], human: Any) -> None:
-    if as_json:
-        print(json.dumps(_plain(data), default=str, allow_nan=False))
-    else:
-        human(Console(highlight=False))
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity, but a carried column may hold them: null."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _exit_unless(well: bool) -> None:
-    if not well:
-        raise typer.Exit(1)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process with this exit code, also while a thread of the engine is at work. Python's own end would unwind
-    that thread inside Lance, which aborts the process: exit code -6 in place of "stopped" or "superseded"."""
-    if any(thread.daemon for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGINT, _on_signal)
-    signal.signal(signal.SIGTERM, _on_signal)
+    listen()
     try:
         app()
     except SystemExit as end:
-        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))

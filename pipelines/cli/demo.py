@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipelines.cli import terminal as report
+from pipelines.cli import terminal
 from pipelines.cli.display import Display
 from pipelines.job_file import load_job
-from pipelines.run.run import embed
-from pipelines.search.searcher import Query, Searcher
+from pipelines.run.job import embed
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
 from pipelines.table.files import TableAddress
 
 JOB = "configs/demo.yaml"
@@ -80,11 +81,11 @@ def main() -> None:
     console.print(f"2. vectormill embed {JOB}")
     job = load_job(JOB)
     certificate = embed(job, Display())
-    report.certificate(console, certificate)
+    terminal.certificate(console, certificate)
     searcher = Searcher(TableAddress(job.table.location, job.storage))
     for number, question in enumerate(QUESTIONS, 3):
         console.print(f'{number}. vectormill search {JOB} "{question}" -k 3')
-        report.hits(console, question, searcher.search(question, Query(limit=3)))
+        terminal.hits(console, question, searcher.search(question, Query(limit=3)))
     console.print(f"done in {time.monotonic() - started:.0f} s. Run it again: nothing is embedded twice. Then try")
     console.print(f'  .venv/bin/vectormill search {JOB} "your own question"')
     console.print(f"  .venv/bin/vectormill verify {JOB}")

@@ -1,4 +1,5 @@
-"""What a person sees of a run: a live display on a terminal, one line every 30 seconds without one.
+"""What a person sees of a run: a live display on a terminal, one line every 30 seconds without one. A listener of
+`pipelines.progress`.
 
 Everything goes to stderr; stdout is for results (`--json`)."""
 
@@ -23,7 +24,7 @@ from rich.text import Text
 
 from actors.spec import ModelError
 from pipelines.errors import ConfigError, CorpusError, TableError
-from pipelines.run.metrics import RunMetrics
+from pipelines.progress import Snapshot
 from pipelines.storage.retry import log as retries
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -37,18 +38,22 @@ class Display:
     def __init__(self, quiet: bool = False, seconds_between_lines: float = SECONDS_BETWEEN_LINES):
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._seconds_between_lines = seconds_between_lines
+        self._latest: Snapshot | None = None
 
     def say(self, message: str) -> None:
         """One line of what happens."""
         stamp = "" if self._console.is_terminal else time.strftime("%H:%M:%S ")
         self._console.print(f"{stamp}{message}", markup=False, soft_wrap=True)
 
+    def update(self, snapshot: Snapshot) -> None:
+        self._latest = snapshot
+
     @contextlib.contextmanager
-    def running(self, metrics: RunMetrics) -> Iterator[None]:
-        """Show `metrics` until the block ends."""
+    def running(self) -> Iterator[None]:
+        """Show the latest snapshot until the block ends."""
         if self._console.is_terminal:
             with Live(
-                get_renderable=lambda: _panel(metrics),
+                get_renderable=lambda: _panel(self._latest) if self._latest else "",
                 console=self._console,
                 refresh_per_second=4,
                 redirect_stdout=False,  # rich would print what the engine writes above the panel
@@ -60,7 +65,7 @@ class Display:
 
         def lines() -> None:
             while not stop.wait(self._seconds_between_lines):
-                self.say(line(metrics))
+                self._say_latest()
 
         printer = threading.Thread(target=lines, daemon=True, name="progress")
         printer.start()
@@ -69,7 +74,11 @@ class Display:
         finally:
             stop.set()
             printer.join()
-            self.say(line(metrics))
+            self._say_latest()
+
+    def _say_latest(self) -> None:
+        if self._latest is not None:
+            self.say(line(self._latest))
 
     @contextlib.contextmanager
     def engine_output(self) -> Iterator[None]:
@@ -144,23 +153,23 @@ def _flush() -> None:
     sys.stderr.flush()
 
 
-def line(metrics: RunMetrics) -> str:
+def line(snapshot: Snapshot) -> str:
     """The state of a run in one line."""
-    done = metrics.rows_before + metrics.rows_committed
-    share = done / metrics.rows_total if metrics.rows_total else 1.0
+    done = snapshot.rows_before + snapshot.rows_committed
+    share = done / snapshot.rows_total if snapshot.rows_total else 1.0
     parts = [
-        f"{done:,} of {metrics.rows_total:,} rows in the table ({share:.0%})",
-        f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,} units",
-        f"{metrics.tokens_per_second:,.0f} tokens/s",
-        f"{_replicas(metrics)} replica(s)",
-        f"{metrics.commits:,} commits",
+        f"{done:,} of {snapshot.rows_total:,} rows in the table ({share:.0%})",
+        f"{snapshot.units_before + snapshot.units_committed:,} of {snapshot.units_total:,} units",
+        f"{snapshot.tokens_per_second:,.0f} tokens/s",
+        f"{_replicas(snapshot)} replica(s)",
+        f"{snapshot.commits:,} commits",
     ]
-    if metrics.bad_rows:
-        parts.append(f"{metrics.bad_rows:,} bad")
-    if metrics.failures:
-        parts.append(f"{metrics.failures:,} units failed")
-    if metrics.seconds_left and done < metrics.rows_total:
-        parts.append(f"{duration(metrics.seconds_left)} left")
+    if snapshot.bad_rows:
+        parts.append(f"{snapshot.bad_rows:,} bad")
+    if snapshot.failures:
+        parts.append(f"{snapshot.failures:,} units failed")
+    if snapshot.seconds_left and done < snapshot.rows_total:
+        parts.append(f"{duration(snapshot.seconds_left)} left")
     return ", ".join(parts)
 
 
@@ -174,33 +183,33 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _replicas(metrics: RunMetrics) -> str:
-    grows = metrics.replicas_max > metrics.replicas
-    return f"{metrics.replicas} to {metrics.replicas_max}" if grows else f"{metrics.replicas}"
+def _replicas(snapshot: Snapshot) -> str:
+    grows = snapshot.replicas_max > snapshot.replicas
+    return f"{snapshot.replicas} to {snapshot.replicas_max}" if grows else f"{snapshot.replicas}"
 
 
-def _panel(metrics: RunMetrics) -> Group:
-    written = metrics.rows_before + metrics.rows_written
-    total = max(metrics.rows_total, 1)
+def _panel(snapshot: Snapshot) -> Group:
+    written = snapshot.rows_before + snapshot.rows_written
+    total = max(snapshot.rows_total, 1)
     grid = Table.grid(padding=(0, 2))
     cells = [
-        ("rows", f"{written:,} of {metrics.rows_total:,}"),
-        ("in the table", f"{metrics.rows_before + metrics.rows_committed:,}"),
-        ("units", f"{metrics.units_before + metrics.units_committed:,} of {metrics.units_total:,}"),
-        ("tokens/s", f"{metrics.tokens_per_second:,.0f}"),
-        ("replicas", _replicas(metrics)),
-        ("commits", f"{metrics.commits:,}"),
-        ("bad rows", f"{metrics.bad_rows:,}"),
-        ("failed units", f"{metrics.failures:,}"),
+        ("rows", f"{written:,} of {snapshot.rows_total:,}"),
+        ("in the table", f"{snapshot.rows_before + snapshot.rows_committed:,}"),
+        ("units", f"{snapshot.units_before + snapshot.units_committed:,} of {snapshot.units_total:,}"),
+        ("tokens/s", f"{snapshot.tokens_per_second:,.0f}"),
+        ("replicas", _replicas(snapshot)),
+        ("commits", f"{snapshot.commits:,}"),
+        ("bad rows", f"{snapshot.bad_rows:,}"),
+        ("failed units", f"{snapshot.failures:,}"),
     ]
-    if metrics.failures == 0:
+    if snapshot.failures == 0:
         cells.pop()
     grid.add_row(*[Text(name, style="dim") for name, _ in cells])
     grid.add_row(*[Text(value, style="bold") for _, value in cells])
-    if not metrics.began or not metrics.rows_written:
+    if not snapshot.working or not snapshot.rows_written:
         left = "starting the replicas and the first units"
     else:
-        left = f"{duration(metrics.seconds_left or 0)} left"
+        left = f"{duration(snapshot.seconds_left or 0)} left"
     top = Table.grid(padding=(0, 2))
     top.add_row(ProgressBar(total=total, completed=written, width=40), f"{written / total:.0%}", left)
     return Group(top, grid)

@@ -26,13 +26,14 @@ from actors.doctor import inspection
 from actors.spec import ModelError, ModelSpec
 from actors.weights import locate as weights
 from actors.weights.modules import read_json
-from pipelines.cli import terminal as report
+from pipelines.cli import terminal
 from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
 from pipelines.errors import VectormillError
 from pipelines.job_file import parse_job
-from pipelines.run.run import embed
-from pipelines.search.searcher import Query, Searcher
+from pipelines.run.job import embed
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
 from pipelines.table.files import TableAddress
 
 
@@ -117,7 +118,7 @@ def _show(console: Console, searcher: Searcher) -> None:
         console.print(f"{number}. {example.promise}", markup=False)
         for text, unrelated in zip(example.queries, example.unrelated, strict=True):
             found = searcher.search(text, Query(len(example.candidates), f"example = '{example.name}'"))
-            report.hits(console, text, [replace(hit, columns={}) for hit in found])
+            terminal.hits(console, text, [replace(hit, columns={}) for hit in found])
             console.print("  so it is" if found[-1].text == unrelated else "  not so, by these weights", style="dim")
 
 

@@ -10,14 +10,19 @@ from rich.padding import Padding
 from rich.text import Text
 
 from pipelines.cli.display import duration
-from pipelines.run.certificate import Certificate
 
-if TYPE_CHECKING:  # search imports Lance and numpy; `vectormill --help` needs neither
-    from pipelines.search.searcher import Hit
+if TYPE_CHECKING:  # these import Lance, numpy and more; `vectormill --help` needs none of it
+    from pipelines.maintenance.optimize import Optimized
+    from pipelines.maintenance.status import Status
+    from pipelines.maintenance.verify import Verdict
+    from pipelines.run.certificate import Certificate
+    from pipelines.run.forecast import Forecast
+    from pipelines.search.bulk import BulkSearched
+    from pipelines.search.query import Hit
+    from pipelines.table.index.records import IndexState
+    from pipelines.tasks.task import Words
 
 SNIPPET = 200
-RESULTS = {"embed": "vectors", "rerank": "scores", "search": "hits"}  # of a task
-DONE = {"embed": "embedded", "rerank": "scored"}
 
 
 def fields(console: Console, title: str, values: dict[str, Any]) -> None:
@@ -43,11 +48,20 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def _words(task: str) -> Words:
+    """Of a task, also of the one that no job file asks for. Imported here: what needs words has imported tasks."""
+    from pipelines.search.task import SearchTask
+    from pipelines.tasks.registry import TASKS
+
+    return TASKS[task].words if task in TASKS else SearchTask.words
+
+
 def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     """The account of a run: does it add up?"""
+    words = _words(task)
     lines: dict[str, Any] = {
         "rows in the corpus": c.rows,
-        f"= {DONE[task]}": c.embedded_rows,
+        f"= {words.done}": c.embedded_rows,
         "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
     }
     if c.deleted_rows > 0:
@@ -59,7 +73,7 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     if c.overlapping_rows:
         lines["in two units"] = c.overlapping_rows
     lines |= {
-        RESULTS[task]: c.records - sum(c.reasons.values()),
+        words.results: c.records - sum(c.reasons.values()),
         "tokens": c.tokens,
         "texts truncated": c.truncated,
         "shards, units": f"{c.shards:,}, {c.units:,}",
@@ -77,58 +91,58 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     if c.missing_rows < 0 or c.overlapping_rows:
         console.print("  Another program wrote to the table: see docs/operations.md, or use a new table.name.")
     elif not c.adds_up:
-        console.print(f"  The same command tries again what is missing; nothing is {DONE[task]} twice.")
+        console.print(f"  The same command tries again what is missing; nothing is {words.done} twice.")
 
 
-def searched(console: Console, c: Certificate, found: dict[str, Any]) -> None:
-    """What `search --queries` did."""
+def searched(console: Console, found: BulkSearched) -> None:
+    """What `bulk-search` did."""
+    c = found.certificate
     lines = {
         "queries": c.rows,
         "= searched": c.embedded_rows,
         "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
         "MISSING": c.missing_rows,
-        "hits": found.get("hits"),
-        "searched": f"{found['searched']}, version {found['searched_version']}",
-        "table": f"{found['table']}, version {c.table_version}",
+        "hits": found.hits,
+        "searched": f"{found.searched}, version {found.searched_version}",
+        "table": f"{found.table}, version {c.table_version}",
         "ids, hits": f"{c.id_digest}, {c.pair_digest}",
     }
     if not c.missing_rows:
         lines.pop("MISSING")
-    fields(console, f"every query is accounted for: {found['out']}" if c.adds_up else "QUERIES ARE MISSING", lines)
+    fields(console, f"every query is accounted for: {found.out}" if c.adds_up else "QUERIES ARE MISSING", lines)
     for failure in c.failures:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
 
 
-def status(console: Console, s: dict[str, Any]) -> None:
+def status(console: Console, s: Status) -> None:
     """What `vectormill status` found."""
-    done = f"{s['rows']:,}" + (f" of {s['corpus_rows']:,}" if s["corpus_rows"] is not None else "")
-    units = f"{s['units']:,}" + (f" of {s['units_total']:,}" if s["units_total"] is not None else "")
-    model = s["model"]
-    dimensions = [f"{model['dimensions']} dimensions"] if "dimensions" in model else []
-    committed = when(s["last_commit"]) if s["last_commit"] else "not in the versions that are kept"
+    done = f"{s.rows:,}" + (f" of {s.corpus_rows:,}" if s.corpus_rows is not None else "")
+    units = f"{s.units:,}" + (f" of {s.units_total:,}" if s.units_total is not None else "")
+    dimensions = [f"{s.model['dimensions']} dimensions"] if "dimensions" in s.model else []
+    committed = when(s.last_commit) if s.last_commit else "not in the versions that are kept"
     fields(
         console,
-        s["table"],
+        s.table,
         {
             "rows": done,
-            "units": f"{units} (up to {s['rows_per_unit']:,} rows each)",
-            RESULTS[s["task"]]: s["records"] - sum(s["reasons"].values()),
-            "tokens": s["tokens"],
-            "texts truncated": s["truncated"],
-            "bad rows": f"{s['bad_rows']:,}" + (f" ({_shown(s['reasons'])})" if s["reasons"] else ""),
-            "size": f"{size(s['bytes'])} in {s['fragments']:,} fragment(s)",
-            "version": f"{s['version']:,} ({s['versions_kept']:,} kept)",
-            "last commit": committed + (f", run {s['last_run']}" if s["last_run"] else ""),
-            "model": ", ".join([model["weights_name"], *dimensions, model["dtype"]]),
-            "fingerprint": s["fingerprint"],
-            "vector index": vector_index(s["vector_index"]) if s["vector_index"] else "none: searches are exact",
-            "indices": s["indices"] or "none",
+            "units": f"{units} (up to {s.rows_per_unit:,} rows each)",
+            _words(s.task).results: s.records - sum(s.reasons.values()),
+            "tokens": s.tokens,
+            "texts truncated": s.truncated,
+            "bad rows": f"{s.bad_rows:,}" + (f" ({_shown(s.reasons)})" if s.reasons else ""),
+            "size": f"{size(s.bytes)} in {s.fragments:,} fragment(s)",
+            "version": f"{s.version:,} ({s.versions_kept:,} kept)",
+            "last commit": committed + (f", run {s.last_run}" if s.last_run else ""),
+            "model": ", ".join([s.model["weights_name"], *dimensions, s.model["dtype"]]),
+            "fingerprint": s.fingerprint,
+            "vector index": vector_index(s.vector_index) if s.vector_index else "none: searches are exact",
+            "indices": s.indices or "none",
         },
     )
-    for row in s["first_bad_rows"]:
+    for row in s.first_bad_rows:
         console.print(f"  {row['_reason']}: {row['_detail']}", markup=False, soft_wrap=True)
-    if s["first_bad_rows"] and s["bad_rows"] > len(s["first_bad_rows"]):
-        console.print(f"  ... {s['bad_rows'] - len(s['first_bad_rows']):,} more (--bad-rows N)", markup=False)
+    if s.first_bad_rows and s.bad_rows > len(s.first_bad_rows):
+        console.print(f"  ... {s.bad_rows - len(s.first_bad_rows):,} more (--bad-rows N)", markup=False)
 
 
 def when(stamp: str) -> str:
@@ -148,54 +162,55 @@ def size(count: float) -> str:
     return f"{count / 1000:,.1f} TB"
 
 
-def forecast(console: Console, f: dict[str, Any]) -> None:
+def forecast(console: Console, f: Forecast) -> None:
     """What `vectormill plan` found."""
-    hours = f["replica_hours_estimate"]
-    result = RESULTS[f["task"]].removesuffix("s")
+    words = f.words
     lines = {
-        "corpus": f["corpus"],
-        "rows": f"{f['rows']:,} in {f['shards']:,} shard(s)",
-        "already in the table": f["rows"] - f["rows_to_embed"],
-        "to embed": f"{f['rows_to_embed']:,} rows in {f['units_to_embed']:,} unit(s) of up to {f['rows_per_unit']:,}",
-        "tokens": f"about {f['tokens_estimate']:,} ({f['tokens_per_row_estimate']:,} a row)",
-        f"{result}s": f"about {f[f'{result}s_estimate']:,} ({size(f[f'{result}_bytes_estimate'])})",
-        "time": "unknown for this model" if hours is None else f"about {duration(hours * 3600)} of one replica",
-        "table": f["table"],
-        "fingerprint": f["fingerprint"],
+        "corpus": f.corpus,
+        "rows": f"{f.rows:,} in {f.shards:,} shard(s)",
+        "already in the table": f.rows - f.rows_to_do,
+        "to embed": f"{f.rows_to_do:,} rows in {f.units_to_do:,} unit(s) of up to {f.rows_per_unit:,}",
+        "tokens": f"about {f.tokens:,} ({f.tokens_per_row:,} a row)",
+        words.results: f"about {f.records:,} ({size(f.record_bytes)})",
+        "time": "unknown for this model"
+        if f.replica_hours is None
+        else f"about {duration(f.replica_hours * 3600)} of one replica",
+        "table": f.table,
+        "fingerprint": f.fingerprint,
     }
-    if f["stale_rows"]:
-        lines["stale rows"] = f"{f['stale_rows']:,} of shards no longer in the corpus"
-    fields(console, f"forecast; no {result} was made", lines)
+    if f.stale_rows:
+        lines["stale rows"] = f"{f.stale_rows:,} of shards no longer in the corpus"
+    fields(console, f"forecast; no {words.result} was made", lines)
 
 
-def optimized(console: Console, o: dict[str, Any]) -> None:
+def optimized(console: Console, o: Optimized) -> None:
     """What `vectormill optimize` did."""
-    index = o["index"]
-    lines = {
-        "fragments": f"{o['fragments_before']:,} before, {o['fragments_after']:,} now",
-        "vector index": f"{index['action']}: " + (vector_index(index) if "type" in index else index["why"]),
+    index = o.index
+    lines: dict[str, Any] = {
+        "fragments": f"{o.fragments_before:,} before, {o.fragments_after:,} now",
+        "vector index": f"{index.action}: " + (vector_index(index.index) if index.index else str(index.why)),
     }
-    if index.get("type") and index["why"]:
-        lines["why"] = index["why"]
+    if index.index and index.why:
+        lines["why"] = index.why
     lines |= {
-        "other indexes": o["other_indexes"] or "nothing to do",
-        "removed": f"{o['versions_removed']:,} old version(s), {size(o['bytes_removed'])}",
-        "version": o["version"],
+        "other indexes": o.other_indexes or "nothing to do",
+        "removed": f"{o.versions_removed:,} old version(s), {size(o.bytes_removed)}",
+        "version": o.version,
     }
-    fields(console, f"optimized {o['table']}", lines)
+    fields(console, f"optimized {o.table}", lines)
 
 
-def vector_index(index: dict[str, Any]) -> str:
+def vector_index(index: IndexState) -> str:
     """A vector index in a line: `IVF_SQ, 262.1 MB, recall@10 0.981 ± 0.006 over 128 queries, ...`."""
-    parts = [index["type"], size(index["bytes"]), f"{index['unindexed_rows']:,} rows outside it"]
-    if index["recall"] is None:
+    parts = [index.type, size(index.bytes), f"{index.unindexed_rows:,} rows outside it"]
+    if index.recall is None:
         return ", ".join([*parts, "recall not measured (`vectormill optimize`)"])
-    parts.append(f"recall@10 {index['recall']:.3f} ± {index['recall_margin']:.3f} over {index['queries']} queries")
-    parts.append(f"{index['nprobes']:,} of {index['partitions']:,} partitions probed")
-    return ", ".join(parts + ([f"refine {index['refine_factor']}"] if index["refine_factor"] else []))
+    parts.append(f"recall@10 {index.recall:.3f} ± {index.recall_margin:.3f} over {index.queries} queries")
+    parts.append(f"{index.nprobes:,} of {index.partitions:,} partitions probed")
+    return ", ".join(parts + ([f"refine {index.refine_factor}"] if index.refine_factor else []))
 
 
-def verdict(console: Console, v: Any, task: str) -> None:
+def verdict(console: Console, v: Verdict, task: str) -> None:
     """What `vectormill verify` found."""
     for check in v.checks:
         mark = Text("ok   " if check.ok else "DOUBT", style="green" if check.ok else "bold red")

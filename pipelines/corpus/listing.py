@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.corpus.shard_file import extension, format_of
+from pipelines.corpus.formats.registry import format_of
+from pipelines.corpus.shard_file import extension
 from pipelines.errors import CorpusError
 from pipelines.storage.faults import translate
 from pipelines.storage.files import Found, head, list_s3

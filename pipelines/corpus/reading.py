@@ -1,7 +1,7 @@
 """From what a format module decodes to the tables a run works on, with a reason for every row that lacks a text.
 
 A format module yields *pieces*: (number of the first row, decoded table). A decoded table has the columns `id`
-(string or null), the carried columns in their types, the texts of `schema.text_fields` (or null), and for rows that the
+(string or null), the carried columns in their types, the texts of `rows.text_fields` (or null), and for rows that the
 decoder already knows to be bad `_reason` and `_note` (what more can be said than the reason itself; never content).
 """
 
@@ -19,7 +19,7 @@ import pyarrow.types as pt
 from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX
 from pipelines.errors import CorpusError
-from pipelines.table.schema import REASONS, row_schema, text_fields
+from pipelines.rows import REASONS, row_schema, text_fields
 from pipelines.units import Unit
 
 DECODED_BYTES_MAX = 1 << 30  # of a unit: a small file may unpack to anything
@@ -115,7 +115,7 @@ def _too_much(unit: Unit, rows: int, held: int) -> str:
 
 
 def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
-    """The unit's table: ids completed, reasons settled in the order of schema.REASONS, provenance stamped."""
+    """The unit's table: ids completed, reasons settled in the order of rows.REASONS, provenance stamped."""
     assert decoded.num_rows == unit.rows, (decoded.num_rows, unit)
     numbers = pa.array(range(unit.start, unit.stop), pa.int64())
     own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")

@@ -1,4 +1,4 @@
-"""One input file: which format its name says it has, how it is opened, and how errors name it."""
+"""One input file: what its name says, how it is opened, and how errors name it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.config import CorpusConfig, StorageConfig
+from pipelines.config import StorageConfig
 from pipelines.errors import CorpusError, VectormillError
 from pipelines.storage.clients import filesystem_for
 from pipelines.storage.faults import cause_of, translate
@@ -19,14 +19,9 @@ BLOCK_BYTES = 1 << 20  # also the distance between two marks
 S3_READAHEAD_BYTES = 8 << 20  # a request for each block would wait for the network 8 times as often
 RECORD_BYTES_MAX = 32 << 20  # of a row; a longer one is recorded as too_long. Each copy on the way takes as much
 
-EXTENSIONS = {
-    ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text", ".md": "text",
-    ".arrow": "arrow", ".feather": "arrow", ".lance": "lance",
-}  # fmt: skip
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 OTHER_COMPRESSIONS = {".bz2", ".xz", ".lz4", ".zip", ".br", ".snappy", ".7z", ".tgz", ".tar", ".z", ".lzo", ".rar"}
 BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)  # what a damaged file raises; the last over a column's name
-STREAMED = ("jsonl", "csv", "text")
 
 
 def extension(path: str) -> str:
@@ -42,24 +37,6 @@ def compression_of(path: str) -> str | None:
     if suffix in OTHER_COMPRESSIONS:
         raise CorpusError(f"{path}: {suffix} is not supported; unpack it, or compress with gzip (.gz) or zstd (.zst)")
     return COMPRESSIONS.get(suffix)
-
-
-def format_of(path: str) -> str | None:
-    """The format that a file's extension says, compression suffix aside; None when it says none.
-
-    CorpusError for a compression that cannot be read, or on a format that is compressed inside."""
-    if compression_of(path) is None:
-        return EXTENSIONS.get(extension(path))
-    kind = EXTENSIONS.get(extension(path[: -len(extension(path))]))
-    if kind is not None and kind not in STREAMED:
-        raise CorpusError(f"{path}: {kind} is compressed inside; unpack the {extension(path)} around it")
-    return kind
-
-
-def reader_of(kind: str, corpus: CorpusConfig) -> str:
-    """The format and those options that decide what a row is; part of a shard's identity."""
-    options = {"csv": corpus.csv_delimiter, "text": corpus.text_rows}
-    return f"{kind}:{options[kind]}" if kind in options else kind
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Calls that may hang: each is made in a thread of its own and not waited for any longer than its time.
 
 A thread that hangs cannot be ended, and keeps what it holds. So whoever gets `Hung` says which rows were in hand and
-then ends the process (Ray's workers), or the run (the inline engine). `or_exit` is for a hang that does not even let
+then ends the process (Ray's workers), or the run (the inline engine). `watchdog` is for a hang that does not even let
 other threads of the process run: it ends the process from outside the interpreter, and nobody learns why.
 """
 
@@ -86,7 +86,7 @@ def given_up() -> int:
 
 
 @contextmanager
-def or_exit(seconds: float | None) -> Iterator[None]:
+def watchdog(seconds: float | None) -> Iterator[None]:
     """The process ends, with the stack of each thread on stderr, if the block takes a good deal longer than
     `seconds`: by a thread that needs no lock of the interpreter."""
     if seconds is None:

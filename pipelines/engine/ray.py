@@ -31,14 +31,13 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from pipelines.config import ReplicaRange
-from pipelines.engine.probe import answers, must_answer
-from pipelines.engine.stage import Parcel, Reader, Stage, left_of
-from pipelines.engine.watch import ReplicasGone, Watch
+from pipelines.engine.stage import Parcel, Reader, Result, Stage
+from pipelines.engine.ticks import with_ticks
+from pipelines.engine.watch import ReplicasGone, Watch, answers, must_answer
 from pipelines.engine.wire import decode, span_to_json
-from pipelines.engine.workers import Replica, read_task, task
+from pipelines.engine.workers import Replica, read_task, stage_task
 from pipelines.errors import ConfigError, VectormillError
-from pipelines.run.commits import with_ticks
-from pipelines.units import Span
+from pipelines.units import Span, left_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +56,8 @@ class RayExecutor:
     """Runs stages on a Ray cluster: the one at `address`, or one started here and stopped by `close`.
 
     replicas: how many a local Ray must have room for."""
+
+    in_process = False
 
     _left_open = False  # by the last executor of this process, see close
 
@@ -151,7 +152,7 @@ class RayExecutor:
             except ray.exceptions.RayTaskError as bad:
                 raise (bad.cause if isinstance(bad.cause, VectormillError) else bad) from None
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
         missing = {unit.id for span in spans for bundle in span for unit in bundle}
         for _ in range(MOST_EXECUTIONS):
             if not spans:
@@ -161,9 +162,9 @@ class RayExecutor:
                 self._as_a_new_job()
             self._dead = dead
             try:
-                for parcel in self._stream(read, stages, spans, self._watch(stages)):
-                    missing.difference_update(unit.id for unit in parcel.bundle)
-                    yield parcel
+                for result in self._stream(read, stages, spans, self._watch(stages)):
+                    missing.difference_update(unit.id for unit in result.bundle)
+                    yield result
                 if not missing or _dead_nodes() <= dead:
                     return
             except ReplicasGone:
@@ -171,7 +172,7 @@ class RayExecutor:
             # What was on a node that died is no row's fault.
             spans = [rest for span in spans if (rest := left_of(span, missing))]
 
-    def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Parcel]:
+    def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Result]:
         """One execution by Ray Data. Raises ReplicasGone if what is left would wait for replicas that are gone."""
         _set_context(watch)
         heads = [{"span": span_to_json(span)} for span in spans]
@@ -195,7 +196,9 @@ class RayExecutor:
                     self._head_is_lost()
                 if batch is not None:
                     watch.came()
-                    yield from decode(batch)
+                    for item in decode(batch):
+                        assert not isinstance(item, Parcel), "the last stage writes"
+                        yield item
             self._unfinished -= 1
         except ReplicasGone:  # from the execution's own loop, which has ended with it
             self._unfinished -= 1
@@ -300,13 +303,13 @@ def _apply(stream: Any, stage: Stage) -> Any:
         "num_cpus": stage.num_cpus,
     }
     if stage.replicas is None:
-        call = functools.partial(task, stage.name, stage.make, stage.timeout_seconds)
+        call = functools.partial(stage_task, stage)
         return stream.map_batches(_named(stage.name, call), max_retries=TASK_RETRIES, **common)
     if stage.num_gpus:
         common["num_gpus"] = stage.num_gpus
     return stream.map_batches(
         Replica,
-        fn_constructor_args=(stage.name, stage.make, stage.timeout_seconds, _node),
+        fn_constructor_args=(stage, _node),
         compute=ray.data.ActorPoolStrategy(
             min_size=stage.replicas.min,
             max_size=stage.replicas.max,

@@ -2,17 +2,18 @@
 
     stages: read (1 → n) → tokenise → embed (actors) → write (k → 1) → receipts to the driver
 
-What travels between stages is a `Parcel`: a bundle of units with its rows. A stage never raises for a parcel: it
-returns it with `failure` set and the later stages pass it on, so that no unit can vanish without a word. The one
-exception is ReplicaBroken: the process can do nothing more, so an executor replaces it, or ends the run.
+Three things travel between stages: a `Parcel`, which is a bundle of units with its rows; a `Failed`, which is what is
+left of one that went no further; and a `Receipt`, once its rows are written. A stage gets parcels alone and never
+raises for one: it gives a `Failed` in its place, which passes the later stages by, so that no unit can vanish without a
+word. The one exception is ReplicaBroken: the process can do nothing more, so an executor replaces it, or ends the run.
 `InlineExecutor` defines what is correct; any other executor is correct when it gives the same table.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -21,45 +22,89 @@ import pyarrow as pa
 from actors.spec import ReplicaBroken
 from pipelines.config import ReplicaRange
 from pipelines.engine import deadline
-from pipelines.errors import VectormillError
 from pipelines.units import Bundle, Span
 
 T = TypeVar("T")
 R = TypeVar("R")
+Process = tuple[str, int]  # the node of a replica, and its process there
 
-MAY_HANG_ON_A_ROW = ("tokenise", "embed", "rerank", "search")  # elsewhere it is a file or a store that hangs
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted of some units on their way; two of them add up.
+
+    tokens: that the model read. records: in the table. truncated: texts that lost tokens. bytes: as stored.
+    bad_rows: of which some record has a reason. reasons: records by reason. retries: what was tried again, by stage and
+    fault. seconds: spent, by stage. replicas: processes of the pool that had a hand in it."""
+
+    tokens: int = 0
+    records: int = 0
+    truncated: int = 0
+    bytes: int = 0
+    bad_rows: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    replicas: frozenset[Process] = frozenset()
+
+    def __add__(self, other: Tally) -> Tally:
+        stages = {*self.seconds, *other.seconds}
+        return Tally(
+            self.tokens + other.tokens,
+            self.records + other.records,
+            self.truncated + other.truncated,
+            self.bytes + other.bytes,
+            self.bad_rows + other.bad_rows,
+            self.reasons + other.reasons,
+            self.retries + other.retries,
+            {stage: self.seconds.get(stage, 0.0) + other.seconds.get(stage, 0.0) for stage in stages},
+            self.replicas | other.replicas,
+        )
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """The unit of exchange between stages.
-
-    bundle: the units it covers. rows: their table, dropped once written. failure: why it went no further.
-    fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops.
-    hung: it failed because a stage did not come to an end with it, and one of its rows may be to blame.
-    seconds: time spent, by stage. counts: tokens and the like, summed up by the driver.
-    fragments: JSON of the Lance fragments written for it (with `failure` None this makes it a receipt)."""
+    """A bundle of units on its way, with its rows."""
 
     bundle: Bundle
-    rows: pa.Table | None = None
-    failure: str | None = None
+    rows: pa.Table
+    tally: Tally = field(default_factory=Tally)
+
+    def after(self, stage: str, started: float, rows: pa.Table, counted: Tally | None = None) -> Parcel:
+        """The parcel after `stage`, which began at `started` (time.perf_counter); counted: what that stage counts."""
+        tally = self.tally + Tally(seconds={stage: time.perf_counter() - started})
+        return Parcel(self.bundle, rows, tally if counted is None else tally + counted)
+
+    def failed(self, why: str, fatal: bool = False, hung: bool = False) -> Failed:
+        return Failed(self.bundle, why, fatal, hung)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Units that went no further, and why.
+
+    fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops.
+    hung: a stage did not come to an end with them, and one of their rows may be to blame."""
+
+    bundle: Bundle
+    why: str
     fatal: bool = False
     hung: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    fragments: tuple[str, ...] = ()
-
-    def failed(self, why: str, fatal: bool = False, hung: bool = False) -> Parcel:
-        return replace(self, rows=None, failure=why, fatal=fatal, hung=hung)
-
-    def with_rows(self, rows: pa.Table, stage: str, started: float, **counts: int) -> Parcel:
-        """The parcel after `stage`, which began at `started` (time.perf_counter)."""
-        spent = {**self.seconds, stage: self.seconds.get(stage, 0.0) + time.perf_counter() - started}
-        return replace(self, rows=rows, seconds=spent, counts={**self.counts, **counts})
 
 
-StageFunction = Callable[[list[Parcel]], Iterable[Parcel]]
-Reader = Callable[[Span], Iterator[Parcel]]
+@dataclass(frozen=True)
+class Receipt:
+    """Units whose rows are written, and not committed yet. fragments: JSON of what was written for them."""
+
+    bundle: Bundle
+    fragments: tuple[str, ...]
+    tally: Tally = field(default_factory=Tally)
+
+
+Item = Parcel | Failed | Receipt
+Result = Receipt | Failed
+StageFunction = Callable[[list[Parcel]], Iterable[Item]]
+Reader = Callable[[Span], Iterator[Parcel | Failed]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +115,8 @@ class Stage:
     parcels_per_call: how many are handed over at once. replicas: a pool of so many actors instead of tasks.
     num_cpus, num_gpus: what one task or actor holds while it works. in_flight: most calls sent to an actor at once;
     with 1, a call that kills its actor takes no other with it (and a pool never grows).
-    timeout_seconds: a call that takes longer is taken for hung; None: none is."""
+    timeout_seconds: a call that takes longer is taken for hung; None: none is. rows_may_hang: whether that may be for
+    the sake of a row; elsewhere it is a file or a store that hangs."""
 
     name: str
     make: Callable[[], StageFunction]
@@ -80,15 +126,14 @@ class Stage:
     num_gpus: float = 0
     in_flight: int | None = None
     timeout_seconds: float | None = None
-
-
-def left_of(span: Span, missing: set[int]) -> Span:
-    """What of a span has not come back; `missing` are unit ids."""
-    bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
-    return tuple(bundle for bundle in bundles if bundle)
+    rows_may_hang: bool = False
 
 
 class Executor(Protocol):
+    """in_process: whether stages run in the driver's own process, so that what they log is seen there."""
+
+    in_process: bool
+
     @property
     def gpus(self) -> int:
         """GPUs that replicas may use."""
@@ -102,7 +147,7 @@ class Executor(Protocol):
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
         """Read each span, pass the parcels through the stages, and yield receipts and failures as they come."""
 
     def close(self) -> None:
@@ -112,84 +157,26 @@ class Executor(Protocol):
         """Engine, version and resources, for the run record."""
 
 
-class InlineExecutor:
-    """Everything in this process, one span after the other. `gpus` is what this process may use."""
-
-    def __init__(self, gpus: int = 0):
-        self.gpus = gpus
-
-    def threads(self, replicas: int) -> int:
-        return os.cpu_count() or 1
-
-    def require(self, replicas: int) -> None:
-        pass
-
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        return (function(item) for item in items)
-
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Parcel]:
-        stream: Iterator[Parcel] = (parcel for span in spans for parcel in read(span))
-        for stage in stages:
-            stream = _through(stream, stage)
-        try:
-            yield from stream
-        except ReplicaBroken as bad:
-            raise VectormillError(
-                f"{bad}. This process cannot go on. What is committed stays; the same command goes on from there. "
-                "run.engine ray replaces such a process, and records a row that breaks it each time with a reason."
-            ) from bad
-
-    def close(self) -> None:
-        pass
-
-    def describe(self) -> dict[str, Any]:
-        return {"engine": "inline"}
-
-
-def _through(stream: Iterator[Parcel], stage: Stage) -> Iterator[Parcel]:
-    function = stage.make()
-    held: list[Parcel] = []
-    for parcel in stream:
-        held.append(parcel)
-        if len(held) == stage.parcels_per_call:
-            yield from _call_here(stage, function, held)
-            held = []
-    if held:
-        yield from _call_here(stage, function, held)
-
-
-def _call_here(stage: Stage, function: StageFunction, parcels: list[Parcel]) -> list[Parcel]:
-    done = call(stage.name, function, parcels, stage.timeout_seconds)
-    for parcel in done:
-        if parcel.hung:
-            raise VectormillError(
-                f"{_named(parcel.bundle)}: {parcel.failure}. This process cannot go on. What is committed stays; the "
-                "same command goes on from there. run.engine ray replaces such a process, and records a row that hangs "
-                "it each time with a reason."
-            )
-    return done
-
-
-def _named(bundle: Bundle) -> str:
-    return ", ".join(map(str, bundle))
-
-
-def call(
-    name: str, function: StageFunction, parcels: list[Parcel], timeout_seconds: float | None = None
-) -> list[Parcel]:
-    """Run a stage's function on the parcels that have not failed; whatever it raises becomes their failure, because
-    an exception in an engine's worker would drop them silently. Raises ReplicaBroken alone."""
-    passed_on = [parcel for parcel in parcels if parcel.failure is not None]
-    good = [parcel for parcel in parcels if parcel.failure is None]
-    if not good:
+def call(stage: Stage, function: StageFunction, items: list[Item]) -> list[Item]:
+    """Run a stage's function on the parcels among the items; whatever it raises becomes their failure, because an
+    exception in an engine's worker would drop them silently. Raises ReplicaBroken alone."""
+    passed_on: list[Item] = [item for item in items if not isinstance(item, Parcel)]
+    parcels = [item for item in items if isinstance(item, Parcel)]
+    if not parcels:
         return passed_on
     try:
-        return passed_on + deadline.call(timeout_seconds, lambda: list(function(good)))
+        return [*passed_on, *deadline.call(stage.timeout_seconds, lambda: list(function(parcels)))]
     except ReplicaBroken:
         raise
     except deadline.Hung as bad:
-        return passed_on + [parcel.failed(f"{name}: {bad}", hung=name in MAY_HANG_ON_A_ROW) for parcel in good]
+        return [*passed_on, *(one.failed(f"{stage.name}: {bad}", hung=stage.rows_may_hang) for one in parcels)]
     except Exception as bad:  # noqa: BLE001
         quotes = isinstance(bad, (pa.ArrowException, UnicodeError, KeyError))  # values of the corpus, perhaps
-        why = f"{name}: {type(bad).__name__}" + ("" if quotes else f": {bad}")
-        return passed_on + [parcel.failed(why) for parcel in good]
+        why = f"{stage.name}: {type(bad).__name__}" + ("" if quotes else f": {bad}")
+        return [*passed_on, *(one.failed(why) for one in parcels)]
+
+
+def by_replica(items: Iterable[Item], process: Process) -> list[Item]:
+    """The items, with this process of the pool noted on those that came through it."""
+    seen = Tally(replicas=frozenset([process]))
+    return [item if isinstance(item, Failed) else replace(item, tally=item.tally + seen) for item in items]

@@ -1,16 +1,18 @@
-"""How parcels and spans travel between the processes of an engine: a parcel as one row, its table as Arrow IPC bytes,
-so that an engine of rows can neither split nor merge nor half-deliver it."""
+"""How parcels, what became of them, and spans travel between the processes of an engine: each as one row, a table as
+Arrow IPC bytes, so that an engine of rows can neither split nor merge nor half-deliver it."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Failed, Item, Parcel, Receipt, Tally
 from pipelines.units import Bundle, Span, Unit
 
 SCHEMA = pa.schema([pa.field("head", pa.string()), pa.field("rows", pa.large_binary())])
@@ -35,23 +37,48 @@ def _bundle_from_json(data: list[list[Any]]) -> tuple[Unit, ...]:
     )
 
 
-def encode(parcels: Sequence[Parcel]) -> pa.Table:
-    """One row a parcel."""
+def encode(items: Sequence[Item]) -> pa.Table:
+    """One row an item."""
     heads, bodies = [], []
-    for p in parcels:
-        head = [_bundle_to_json(p.bundle), p.failure, p.fatal, p.hung, p.seconds, p.counts, list(p.fragments)]
-        heads.append(json.dumps(head))
-        bodies.append(pa.nulls(1, pa.large_binary()) if p.rows is None else _to_ipc(p.rows))
+    for item in items:
+        heads.append(json.dumps(_head(item)))
+        bodies.append(_to_ipc(item.rows) if isinstance(item, Parcel) else pa.nulls(1, pa.large_binary()))
     return pa.table([pa.array(heads, pa.string()), pa.chunked_array(bodies, pa.large_binary())], schema=SCHEMA)
 
 
-def decode(batch: pa.Table) -> list[Parcel]:
-    parcels = []
-    for head, body in zip(batch["head"], batch["rows"], strict=True):
-        bundle, failure, fatal, hung, seconds, counts, fragments = json.loads(head.as_py())
-        rows = pa.ipc.open_stream(body.as_buffer()).read_all() if body.is_valid else None
-        parcels.append(Parcel(_bundle_from_json(bundle), rows, failure, fatal, hung, seconds, counts, tuple(fragments)))
-    return parcels
+def _head(item: Item) -> dict[str, Any]:
+    head: dict[str, Any] = {"bundle": _bundle_to_json(item.bundle)}
+    match item:
+        case Failed():
+            return head | {"why": item.why, "fatal": item.fatal, "hung": item.hung}
+        case Receipt():
+            return head | {"fragments": list(item.fragments), "tally": _tally_to_json(item.tally)}
+    return head | {"tally": _tally_to_json(item.tally)}
+
+
+def decode(batch: pa.Table) -> list[Item]:
+    items: list[Item] = []
+    for text, body in zip(batch["head"], batch["rows"], strict=True):
+        head = json.loads(text.as_py())
+        bundle = _bundle_from_json(head["bundle"])
+        if "why" in head:
+            items.append(Failed(bundle, head["why"], head["fatal"], head["hung"]))
+        elif "fragments" in head:
+            items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
+        else:
+            rows = pa.ipc.open_stream(body.as_buffer()).read_all()
+            items.append(Parcel(bundle, rows, _tally_from_json(head["tally"])))
+    return items
+
+
+def _tally_to_json(tally: Tally) -> dict[str, Any]:
+    found = {one.name: getattr(tally, one.name) for one in fields(tally)}
+    return found | {"replicas": sorted(tally.replicas)}
+
+
+def _tally_from_json(data: dict[str, Any]) -> Tally:
+    counters = {name: Counter(data[name]) for name in ("reasons", "retries")}
+    return Tally(**{**data, **counters, "replicas": frozenset((node, process) for node, process in data["replicas"])})
 
 
 def _to_ipc(table: pa.Table) -> pa.Array:

@@ -1,4 +1,4 @@
-"""What an engine's processes run: a stage's function, called for parcels in their wire form. Knows no engine.
+"""What an engine's processes run: a stage's function, called for items in their wire form. Knows no engine.
 
 A process ends itself when it can do nothing more (ReplicaBroken) or keeps a thread that hangs: the engine starts
 another in its place and tries again there what was in hand.
@@ -11,13 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pyarrow as pa
 
 from actors.spec import ReplicaBroken
 from pipelines.engine import deadline
-from pipelines.engine.stage import Reader, StageFunction, call
+from pipelines.engine.stage import Reader, Stage, by_replica, call
 from pipelines.engine.wire import decode, encode, span_from_json
 
 LEAVE_SECONDS = 5.0  # for a process's last answer to reach the driver
@@ -26,45 +25,44 @@ LEAVE_SECONDS = 5.0  # for a process's last answer to reach the driver
 class Replica:
     """One actor of a stage's pool. `node` says where it is."""
 
-    def __init__(
-        self, name: str, make: Callable[[], StageFunction], timeout_seconds: float | None, node: Callable[[], str]
-    ):
-        self._name = name
-        self._function = make()
-        self._timeout_seconds = timeout_seconds
-        self._label = f"replica:{node()}:{os.getpid()}"
+    def __init__(self, stage: Stage, node: Callable[[], str]):
+        self._stage = stage
+        self._function = stage.make()
+        self._process = (node(), os.getpid())
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         _not_after_a_hang()
         try:
-            with deadline.or_exit(self._timeout_seconds):
-                parcels = call(self._name, self._function, decode(batch), self._timeout_seconds)
+            with deadline.watchdog(self._stage.timeout_seconds):
+                items = call(self._stage, self._function, decode(batch))
         except ReplicaBroken as bad:
             # An exception would leave this process in the pool. When it dies Ray starts another in its place and tries
             # its tasks again, a bounded number of times; what is still lost then is narrowed down.
-            print(f"vectormill: {self._name}: {bad}; this process ends to be replaced", file=sys.stderr, flush=True)
+            print(
+                f"vectormill: {self._stage.name}: {bad}; this process ends to be replaced", file=sys.stderr, flush=True
+            )
             os._exit(1)
         _leave_after_a_hang()
-        return encode([replace(parcel, counts={**parcel.counts, self._label: 1}) for parcel in parcels])
+        return encode(by_replica(items, self._process))
 
 
 def read_task(read: Reader, timeout_seconds: float | None, batch: pa.Table) -> Iterator[pa.Table]:
     _not_after_a_hang()
     for span in batch["span"].to_pylist():
-        parcels = read(span_from_json(span))
+        items = read(span_from_json(span))
         while True:
-            with deadline.or_exit(timeout_seconds):
-                parcel = next(parcels, None)
-            if parcel is None:
+            with deadline.watchdog(timeout_seconds):
+                item = next(items, None)
+            if item is None:
                 break
-            yield encode([parcel])
+            yield encode([item])
     _leave_after_a_hang()
 
 
-def task(name: str, make: Callable[[], StageFunction], timeout_seconds: float | None, batch: pa.Table) -> pa.Table:
+def stage_task(stage: Stage, batch: pa.Table) -> pa.Table:
     _not_after_a_hang()
-    with deadline.or_exit(timeout_seconds):
-        done = encode(call(name, make(), decode(batch), timeout_seconds))
+    with deadline.watchdog(stage.timeout_seconds):
+        done = encode(call(stage, stage.make(), decode(batch)))
     _leave_after_a_hang()
     return done
 

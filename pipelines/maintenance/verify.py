@@ -11,20 +11,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.cli.display import Display
 from pipelines.config import JobConfig
+from pipelines.engine.open import open_executor
 from pipelines.engine.stage import Executor
 from pipelines.maintenance.samples import Check, bad_sample, sample_again
 from pipelines.maintenance.scan import Scan, scan
-from pipelines.maintenance.status import open_table
-from pipelines.run.account import account
-from pipelines.run.certificate import PAIRS, Certificate, differences, parse
-from pipelines.run.prepare import open_executor, prepare
+from pipelines.progress import Progress
+from pipelines.run.certificate import PAIRS, Certificate, account, differences, parse
+from pipelines.run.prepare import prepare
 from pipelines.storage.files import read_bytes
 from pipelines.table.contents import count
 from pipelines.table.digests import as_text
 from pipelines.table.files import TableAddress, reading
-from pipelines.table.table import LanceTable
+from pipelines.table.table import LanceTable, open_table
+from pipelines.tasks.registry import task_of
+from pipelines.tasks.task import JobTask, Soundness
 
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 Vectors = Literal["exact", "rounded"]
@@ -63,7 +64,7 @@ class Verdict:
 
 def verify(
     job: JobConfig,
-    display: Display,
+    progress: Progress,
     sample: int = 32,
     seed: int | None = None,
     against: str | None = None,
@@ -72,41 +73,43 @@ def verify(
     """Run every check; `against` is the file of another certificate. Raises FingerprintMismatch when the job's model
     is not the table's, TableError when there is no table or it cannot be read, ConfigError for a file that holds no
     certificate. Writes nothing to the table."""
-    with display.engine_output():
+    with progress.engine_output():
         address = TableAddress(job.table.location, job.storage)
         open_table(address)  # this and `parse` before minutes of counting
         other = Other(against, vectors, parse(read_bytes(against, job.storage), against)) if against else None
         with open_executor(job) as executor, reading(address):
-            return _verify(job, executor, display, other, (sample, np.random.default_rng(seed)))
+            return _verify(job, executor, progress, other, (sample, np.random.default_rng(seed)))
 
 
 def _verify(
     job: JobConfig,
     executor: Executor,
-    display: Display,
+    progress: Progress,
     other: Other | None,
     draw: tuple[int, np.random.Generator],
 ) -> Verdict:
-    display.say(f"listing and counting {job.corpus.uri} again")
+    progress.say(f"listing and counting {job.corpus.uri} again")
     prepared = prepare(job, executor, fresh_counts=True)
     table = open_table(prepared.address)
-    display.say("checking every record")
-    seen = scan(table, prepared.by_id())
+    progress.say("checking every record")
+    task = task_of(job)
+    soundness = task.soundness(table.schema, table.metadata)
+    seen = scan(table, prepared.by_id, task.results.columns, soundness)
     certificate = replace(account(prepared, table), id_digest=as_text(seen.ids), pair_digest=as_text(seen.pairs))
     checks = [
         Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"),
-        *_sums(certificate, prepared.task.name),
+        *_sums(certificate, task.name),
     ]
-    checks += _records(table, seen)
+    checks += _records(seen, task, soundness)
     steps: dict[str, Callable[[], Check]] = {
         "that no record is doubled or lacks a passage": lambda: _rows_once(table),
         "that ids are unique": lambda: _ids_once(table),
         "the table's files": lambda: _files(table),
-        "a sample against the reference": lambda: sample_again(table, prepared, *draw),
-        "a sample of the bad rows": lambda: bad_sample(table, prepared, *draw),
+        "a sample against the reference": lambda: sample_again(table, prepared, task, *draw),
+        "a sample of the bad rows": lambda: bad_sample(table, prepared, task, *draw),
     }
     for what, step in steps.items():
-        display.say(f"checking {what}")
+        progress.say(f"checking {what}")
         checks.append(step())
     if other is not None:
         checks += _as_other(certificate, other)
@@ -143,35 +146,24 @@ def _rows_once(table: LanceTable) -> Check:
 
 def _ids_once(table: LanceTable) -> Check:
     doubled = 0
-    # Of a row with candidates the first one may be a bad record; then the others tell whose id it is.
-    of_rows, several = "_reason IS NULL AND _chunk = 0", "count(*) > 1"
-    if table.metadata.task != "embed":
-        of_rows, several = "_reason IS NULL", "min(_row) < max(_row) OR min(_shard) < max(_shard)"
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
         doubled += count(
             table,
-            f"SELECT id FROM dataset WHERE {of_rows} AND "
+            "SELECT id FROM dataset WHERE _reason IS NULL AND "
             f"(ascii(substr(md5(id), 1, 1)) * 256 + ascii(substr(md5(id), 2, 1))) % {passes} = {number} "
-            f"GROUP BY id HAVING {several}",
+            "GROUP BY id HAVING min(_row) < max(_row) OR min(_shard) < max(_shard) OR count(*) > max(_chunk) + 1",
         )
     found = f"{doubled:,} ids name more than one embedded row"
     return Check("ids unique", doubled == 0, found + ("; corpus.id must be unique in the corpus" if doubled else ""))
 
 
-def _records(table: LanceTable, found: Scan) -> Iterator[Check]:
-    """Finite, of unit length if the model normalises, null exactly where a reason is given; and as handed to Lance."""
-    if table.metadata.task == "embed":
-        name = "vectors finite" + (" and of unit length" if table.metadata.identity["normalise"] else "")
-        said = f"{found.results:,} vectors of {table.schema.field('vector').type.list_size} dimensions"
-        measured, result = "lengths", "vector"
-    else:
-        name, said = "scores finite and those of their logits", f"{found.results:,} scores"
-        measured, result = "from", "score"
-    said += f", {found.wrong:,} wrong"
-    said += f"; {measured} {found.least:.6f} to {found.most:.6f}" if found.results else ""
-    yield Check(name, found.wrong == 0, said)
-    said = f"{found.changed:,} records hold another id, passage number, {result} or reason than was written"
+def _records(found: Scan, task: JobTask, soundness: Soundness) -> Iterator[Check]:
+    """Sound, null exactly where a reason is given; and as handed to Lance."""
+    said = f"{found.results:,} {soundness.what}, {found.wrong:,} wrong"
+    said += f"; {soundness.measured} {found.least:.6f} to {found.most:.6f}" if found.results else ""
+    yield Check(soundness.name, found.wrong == 0, said)
+    said = f"{found.changed:,} records hold another id, passage number, {task.words.result} or reason than was written"
     yield Check("records as they were written", found.changed == 0, said)
 
 
@@ -194,7 +186,7 @@ def _as_other(certificate: Certificate, other: Other) -> Iterator[Check]:
 
 def _files(table: LanceTable) -> Check:
     try:
-        table.dataset.validate()
+        table.validate()
     except (OSError, ValueError) as bad:
         return Check("files of the table", False, str(bad).splitlines()[0])
-    return Check("files of the table", True, f"{len(table.dataset.get_fragments()):,} fragment(s) valid")
+    return Check("files of the table", True, f"{len(table.fragments()):,} fragment(s) valid")

@@ -7,17 +7,12 @@ up. The first receipt for a unit wins; a second one (a task the engine ran twice
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Receipt
 
-
-class CommitTarget(Protocol):
-    def commit(self, fragments: Sequence[str], properties: Mapping[str, str]) -> None: ...
+Commit = Callable[[Sequence[str], Mapping[str, str]], None]  # what was written, and properties for observers
 
 
 class Committer:
@@ -27,23 +22,23 @@ class Committer:
 
     def __init__(
         self,
-        table: CommitTarget,
+        commit: Commit,
         every_seconds: float,
         every_rows: int,
         properties: Callable[[], Mapping[str, str]],
     ):
-        self._table = table
+        self._commit = commit
         self._every_seconds = every_seconds
         self._every_rows = every_rows
         self._properties = properties
-        self._waiting: list[Parcel] = []
+        self._waiting: list[Receipt] = []
         self.rows_waiting = 0
         self._first_at = 0.0
         self._seen: set[int] = set()
         self.commits = 0
         self.longest_commit_seconds = 0.0
 
-    def offer(self, receipt: Parcel) -> bool:
+    def offer(self, receipt: Receipt) -> bool:
         """Take a receipt; False if one of its units has a receipt already, and then none of it is taken."""
         ids = {unit.id for unit in receipt.bundle}
         if ids & self._seen:
@@ -63,8 +58,8 @@ class Committer:
             return 0.0
         return max(0.0, self._first_at + self._every_seconds - time.monotonic())
 
-    def commit(self) -> list[Parcel]:
-        """Commit all that waits and return it. Raises what the table raises.
+    def commit(self) -> list[Receipt]:
+        """Commit all that waits and return it. Raises what the commit raises.
 
         The receipts are given up first: if the commit fails or is interrupted it may still have landed, and a second
         try with the same fragments would double their rows. The next run asks the table."""
@@ -73,7 +68,7 @@ class Committer:
         taken, self._waiting = self._waiting, []
         self.rows_waiting = 0
         started = time.monotonic()
-        self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())
+        self._commit([f for receipt in taken for f in receipt.fragments], self._properties())
         self.longest_commit_seconds = max(self.longest_commit_seconds, time.monotonic() - started)
         self.commits += 1
         return taken
@@ -82,31 +77,3 @@ class Committer:
         """Start a new wave of units. Nothing may wait."""
         assert not self._waiting, "commit first"
         self._seen.clear()
-
-
-def with_ticks(stream: Iterable[Parcel], due_in: Callable[[], float | None]) -> Iterator[Parcel | None]:
-    """The stream's parcels, and None whenever a commit falls due while the engine is silent.
-
-    The engine is read by a thread of its own through a queue of one, so that a slow commit holds back the reading."""
-    parcels: queue.Queue[Parcel | BaseException | None] = queue.Queue(maxsize=1)
-
-    def pull() -> None:
-        try:
-            for parcel in stream:
-                parcels.put(parcel)
-            parcels.put(None)
-        except BaseException as bad:  # noqa: BLE001 - handed to the thread that waits
-            parcels.put(bad)
-
-    threading.Thread(target=pull, daemon=True, name="engine").start()
-    while True:
-        try:
-            item = parcels.get(timeout=due_in())
-        except queue.Empty:
-            yield None
-            continue
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise item
-        yield item

@@ -1,4 +1,4 @@
-"""What a run counts while it goes on: fed by receipts and commits, read by the display and the run record."""
+"""What a run counts while it goes on: fed by receipts and commits, read by whoever watches and by the run record."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Receipt, Tally
+from pipelines.progress import Snapshot
 
 RATE_WINDOW = 32  # receipts over which tokens/s is averaged
-RETRY = "retry:"  # begins the names of counts that say what was tried again, and why
 
 
 @dataclass
@@ -32,8 +32,7 @@ class RunMetrics:
     failures: int = 0
     started: float = field(default_factory=time.monotonic)
     began: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
     def begin(self) -> None:
@@ -42,43 +41,21 @@ class RunMetrics:
             self.began = time.monotonic()
             self._recent.append((self.began, 0))
 
-    def received(self, receipt: Parcel) -> None:
+    def received(self, receipt: Receipt) -> None:
         self.rows_written += sum(unit.rows for unit in receipt.bundle)
-        self.counts.update(receipt.counts)
-        self.seconds.update(receipt.seconds)
-        self._recent.append((time.monotonic(), self.counts["tokens"]))
+        self.tally += receipt.tally
+        self._recent.append((time.monotonic(), self.tally.tokens))
 
-    def committed(self, receipts: Iterable[Parcel]) -> None:
+    def committed(self, receipts: Iterable[Receipt]) -> None:
         for receipt in receipts:
             self.rows_committed += sum(unit.rows for unit in receipt.bundle)
             self.units_committed += len(receipt.bundle)
         self.commits += 1
 
     @property
-    def reasons(self) -> dict[str, int]:
-        return self._counted("reason:")
-
-    @property
-    def retries(self) -> dict[str, int]:
-        """Reads and writes of workers that were tried again, by what went wrong."""
-        return self._counted(RETRY)
-
-    def _counted(self, prefix: str) -> dict[str, int]:
-        return {k.removeprefix(prefix): n for k, n in sorted(self.counts.items()) if k.startswith(prefix)}
-
-    @property
     def replicas_seen(self) -> dict[str, int]:
-        """Replicas that gave vectors, each process counted, by node; empty in an engine that has no processes."""
-        seen: Counter[str] = Counter()
-        for name in self.counts:
-            if name.startswith("replica:"):
-                seen[name.split(":")[1]] += 1
-        return dict(seen)
-
-    @property
-    def bad_rows(self) -> int:
-        """Rows of which some record has a reason."""
-        return self.counts["bad_rows"]
+        """Replicas that gave results, each process counted, by node; empty in an engine that has no processes."""
+        return dict(Counter(node for node, _ in self.tally.replicas))
 
     @property
     def tokens_per_second(self) -> float:
@@ -96,6 +73,25 @@ class RunMetrics:
         rate = self.rows_written / max(self._recent[-1][0] - self.began, 1e-9)
         return (self.rows_total - self.rows_before - self.rows_written) / rate
 
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            rows_total=self.rows_total,
+            rows_before=self.rows_before,
+            rows_written=self.rows_written,
+            rows_committed=self.rows_committed,
+            units_total=self.units_total,
+            units_before=self.units_before,
+            units_committed=self.units_committed,
+            tokens_per_second=self.tokens_per_second,
+            seconds_left=self.seconds_left,
+            replicas=self.replicas,
+            replicas_max=max(self.replicas, self.replicas_max),
+            commits=self.commits,
+            bad_rows=self.tally.bad_rows,
+            failures=self.failures,
+            working=bool(self.began),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "seconds": round(time.monotonic() - self.started, 3),
@@ -110,12 +106,12 @@ class RunMetrics:
             "replicas": self.replicas,
             "replicas_max": max(self.replicas, self.replicas_max),
             "replicas_seen": self.replicas_seen,
-            "tokens": self.counts["tokens"],
-            "records": self.counts["records"],
-            "truncated": self.counts["truncated"],
-            "bytes": self.counts["bytes"],
-            "reasons": self.reasons,
-            "retries": self.retries,
+            "tokens": self.tally.tokens,
+            "records": self.tally.records,
+            "truncated": self.tally.truncated,
+            "bytes": self.tally.bytes,
+            "reasons": dict(sorted(self.tally.reasons.items())),
+            "retries": dict(sorted(self.tally.retries.items())),
             "tokens_per_second": round(self.tokens_per_second, 1),
-            "stage_seconds": {name: round(spent, 3) for name, spent in sorted(self.seconds.items())},
+            "stage_seconds": {name: round(spent, 3) for name, spent in sorted(self.tally.seconds.items())},
         }

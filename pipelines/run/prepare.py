@@ -3,9 +3,7 @@ size. Shared by `embed`, `rerank`, `plan` and `verify`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,18 +11,50 @@ import pyarrow as pa
 
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
-from pipelines.config import JobConfig, ReplicaRange
-from pipelines.corpus.corpus import Corpus, scan_all
-from pipelines.engine.stage import Executor, InlineExecutor
-from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
+from pipelines.config import JobConfig
+from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.counting import scan_all
+from pipelines.engine.open import Capacity, capacity
+from pipelines.engine.stage import Executor
+from pipelines.errors import CorpusError, FingerprintMismatch, TableError
 from pipelines.run import sizing
 from pipelines.table.files import TableAddress
 from pipelines.table.schema import TableMetadata
 from pipelines.table.table import LanceTable
-from pipelines.tasks.task import Task, task_of
+from pipelines.tasks.registry import task_of
+from pipelines.tasks.task import Task
 from pipelines.units import Shard, Unit
 
-SAMPLE_ROWS = 256  # read to estimate tokens a row
+ESTIMATED_FROM_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the rows of a corpus cost, by the first rows of its middle shard; they are read when they are asked for."""
+
+    task: Task
+    corpus: Corpus
+    shards: Sequence[Shard]
+    carried: pa.Schema
+    spec: ModelSpec
+
+    @property
+    def tokens_per_row(self) -> float:
+        return self._per_row[0]
+
+    @property
+    def records_per_row(self) -> float:
+        """Vectors or scores."""
+        return self._per_row[1]
+
+    @cached_property
+    def _per_row(self) -> tuple[float, float]:
+        filled = [shard for shard in self.shards if shard.rows]
+        shard = filled[len(filled) // 2]
+        rows = min(shard.rows, ESTIMATED_FROM_ROWS)
+        unit = Unit(shard.id, shard.path, 0, rows, shard.size, shard.stamp)
+        tokens, records = self.task.estimate(self.spec, next(iter(self.corpus.read([unit], self.carried))))
+        return tokens / rows, records / rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,8 @@ class Prepared:
     shards: Sequence[Shard]
     carried: pa.Schema
     spec: ModelSpec
+    capacity: Capacity
+    estimate: Estimate
     metadata: TableMetadata
     schema: pa.Schema
     address: TableAddress
@@ -46,33 +78,9 @@ class Prepared:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    def by_id(self) -> Mapping[int, Shard]:
-        return self._by_id
-
     @cached_property
-    def _by_id(self) -> Mapping[int, Shard]:
+    def by_id(self) -> Mapping[int, Shard]:
         return {shard.id: shard for shard in self.shards}
-
-
-@contextmanager
-def open_executor(job: JobConfig) -> Iterator[Executor]:
-    """The engine the job asks for. Ray is imported, and started, only here."""
-    if job.run.engine == "inline":
-        with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
-        executor: Executor = InlineExecutor(gpus=int(with_gpu))
-    else:
-        # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
-        # that one's end decided the exit code of a run that was stopped.
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from pipelines.engine.ray import RayExecutor
-
-        wanted = job.run.replicas
-        most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
-        executor = RayExecutor(job.run.address, most)
-    try:
-        yield executor
-    finally:
-        executor.close()
 
 
 def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> ModelSpec:
@@ -106,26 +114,6 @@ def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
     return table.model["resolved_revision"] or model.revision
 
 
-def uses_gpu(job: JobConfig, executor: Executor) -> bool:
-    """Whether replicas compute on GPUs."""
-    return executor.gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
-
-
-def replicas(job: JobConfig, executor: Executor) -> ReplicaRange:
-    """How many copies of the model: as the job says, or one per GPU, or one."""
-    wanted = job.run.replicas
-    on_demand = job.run.device == "cuda" and executor.gpus == 0  # its GPU nodes may come up later
-    if wanted == "auto":
-        if on_demand:
-            raise ConfigError("run.device is cuda but there is no GPU yet to count: set run.replicas")
-        count = executor.gpus if uses_gpu(job, executor) else 1
-        return ReplicaRange(min=count, max=count)
-    pool = wanted if isinstance(wanted, ReplicaRange) else ReplicaRange(min=wanted, max=wanted)
-    if not on_demand:
-        executor.require(pool.min)
-    return pool
-
-
 def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task: Task | None = None) -> Prepared:
     """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `task`: other than
     the job file's.
@@ -136,16 +124,11 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     task = task or task_of(job)
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
-    on_gpu = uses_gpu(job, executor)
-    spec = model_spec(job, on_gpu, table.metadata if table is not None else None)
+    given = capacity(job, executor)
+    spec = replace(model_spec(job, given.on_gpu, table.metadata if table is not None else None), threads=given.threads)
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
-    spec, facts = task.settle(
-        replace(
-            spec,
-            revision=resolved or spec.revision,  # a branch that moves now gives all nodes the same weights
-            threads=None if on_gpu else executor.threads(replicas(job, executor).max),
-        )
-    )
+    # A branch that moves now gives all nodes the same weights.
+    spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
     if not any(shard.rows for shard in shards):
         raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
@@ -153,15 +136,15 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     if table is not None:  # its types were decided once; later shards are cast to them
         known = table.schema.names
         carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
-    size = _rows_per_unit(
-        job, table, spec, replicas(job, executor).max, lambda: sample(task, corpus, shards, carried, spec)
-    )
+    estimate = Estimate(task, corpus, shards, carried, spec)
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
+    size = _rows_per_unit(job, table, estimate, given.replicas.max)
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
     schema = task.schema(carried, metadata)
     if table is not None:
         check_same_space(table, task, metadata, schema)
-    return Prepared(job, task, corpus, shards, carried, spec, metadata, schema, address, _notes(job, table))
+    decided = (job, task, corpus, shards, carried, spec, given, estimate, metadata, schema, address)
+    return Prepared(*decided, notes=_notes(job, table))
 
 
 def _check_task(task: Task, table: LanceTable | None) -> None:
@@ -185,7 +168,7 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
 
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
     if differences := table.metadata.differences(metadata):
-        raise FingerprintMismatch(table.address.location, differences, task.space, task.remedy)
+        raise FingerprintMismatch(table.address.location, differences, task.words.space, task.words.remedy)
     ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
     if not ours.equals(theirs):
         lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
@@ -197,29 +180,13 @@ def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, sch
         )
 
 
-def _rows_per_unit(
-    job: JobConfig, table: LanceTable | None, spec: ModelSpec, replicas: int, weigh: Callable[[], tuple[float, float]]
-) -> int:
+def _rows_per_unit(job: JobConfig, table: LanceTable | None, estimate: Estimate, replicas: int) -> int:
     if job.run.rows_per_unit != "auto":
         return int(job.run.rows_per_unit)
     if table is not None:
         return table.metadata.rows_per_unit
+    spec = estimate.spec
     if spec.weights.startswith("fake"):
         return sizing.rows_per_unit(1.0, None)
     speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    tokens_per_row, records_per_row = weigh()
-    return sizing.rows_per_unit(tokens_per_row, speed, replicas, records_per_row)
-
-
-def sample(
-    task: Task, corpus: Corpus, shards: Sequence[Shard], carried: pa.Schema, spec: ModelSpec
-) -> tuple[float, float]:
-    """Mean tokens and mean records (vectors or scores) a row, of the first rows of the middle shard."""
-    filled = [shard for shard in shards if shard.rows]
-    if not filled:
-        return 1.0, 1.0
-    shard = filled[len(filled) // 2]
-    unit = Unit(shard.id, shard.path, 0, min(shard.rows, SAMPLE_ROWS), shard.size, shard.stamp)
-    rows = next(iter(corpus.read([unit], carried)))
-    tokens, records = task.weigh(spec, rows)
-    return tokens / unit.rows, records / unit.rows
+    return sizing.rows_per_unit(estimate.tokens_per_row, speed, replicas, estimate.records_per_row)

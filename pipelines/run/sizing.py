@@ -1,4 +1,5 @@
-"""How large a work unit should be: about ten seconds of one replica's work.
+"""How large a work unit should be, about ten seconds of one replica's work; and how units are packed: small ones into
+bundles, bundles into waves, and into spans that one pass over a stretch of a file reads.
 
 A unit is what a crash costs, and one driver schedules 60-70 units a second, so the size follows the model's speed:
 128 rows for a large model on a CPU, 65,536 for a small one on a GPU. The estimate may be off by a factor of three
@@ -9,19 +10,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from pipelines.units import UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
 
 SECONDS_PER_UNIT = 10.0
 # For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and
 # the rounding down to a power of two makes up to twice as many units of it.
 UNITS_PER_SECOND_MOST = 15.0
 ROWS_PER_FRAGMENT = 65_536
+# A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
+COMMIT_EVERY_ROWS = 1_000_000
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536  # records; of rows fewer where each gives many
 # A wave is one execution of the engine. At its end the replicas run dry and are started anew, so it must be long; but
 # its bundles are all made before the first one runs, with Ray at 0.7 ms and 5 kB each.
 BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
 UNITS_PER_WAVE = 524_288  # of tiny files; about 1 kB each in the driver
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
+BUNDLES_PER_SPAN = 16  # of one row group: few enough to spread a giant one over all readers
 
 # Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
 # data-centre GPU reaches at least this much with small micro-batches in bf16.
@@ -74,6 +81,60 @@ def parcels_per_fragment(rows: int, seconds_between_commits: float, replicas: in
     return max(1, min(by_size, by_time))
 
 
+def rows_per_commit(replicas: int) -> int:
+    """How many rows may wait for a commit."""
+    return COMMIT_EVERY_ROWS * replicas
+
+
 def bundles_per_wave(replicas: int) -> int:
     """About an hour's work: a bundle is about ten seconds of one replica's."""
     return min(BUNDLES_PER_WAVE_MOST, max(BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA * replicas))
+
+
+def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int = 256) -> Iterator[Bundle]:
+    """Pack neighbouring small units so that many tiny files do not become many tiny tasks."""
+    held: list[Unit] = []
+    rows = share = 0
+    for unit in units:
+        full = rows + unit.rows > rows_per_bundle or share + unit.share > UNIT_BYTES or len(held) == units_per_bundle
+        if held and full:
+            yield tuple(held)
+            held, rows, share = [], 0, 0
+        held.append(unit)
+        rows += unit.rows
+        share += unit.share
+    if held:
+        yield tuple(held)
+
+
+def waves(packed: Iterable[Bundle], bundles_most: int, units_most: int) -> Iterator[list[Bundle]]:
+    """Parts of a stream of bundles, each with at most so many of them and about so many units."""
+    wave: list[Bundle] = []
+    units = 0
+    for bundle in packed:
+        wave.append(bundle)
+        units += len(bundle)
+        if len(wave) == bundles_most or units >= units_most:
+            yield wave
+            wave, units = [], 0
+    if wave:
+        yield wave
+
+
+def spans(packed: Iterable[Bundle]) -> Iterator[Span]:
+    """Join bundles that one pass over a stretch of a file reads: all of a compressed stream, 16 of a row group."""
+    held: list[Bundle] = []
+    for bundle in packed:
+        if held and not _joins(held, bundle):
+            yield tuple(held)
+            held = []
+        held.append(bundle)
+    if held:
+        yield tuple(held)
+
+
+def _joins(held: list[Bundle], bundle: Bundle) -> bool:
+    last, first = held[-1][-1], bundle[0]
+    if (last.path, last.stretch) != (first.path, first.stretch) or len(bundle) > 1:
+        return False
+    return first.stretch == UNSEEKABLE or len(held) < BUNDLES_PER_SPAN

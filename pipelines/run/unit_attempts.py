@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
 from pipelines.units import Bundle, Unit, split
 
@@ -19,7 +19,7 @@ MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs mo
 MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
 
 
-class Retries:
+class UnitAttempts:
     """`failures` are the units given up, with why, in words. `say` tells the user."""
 
     def __init__(self, say: Callable[[str], None]):
@@ -28,23 +28,23 @@ class Retries:
         self._attempts: Counter[int] = Counter()
         self._hung: list[Unit] = []
 
-    def after_failure(self, parcel: Parcel) -> list[Bundle]:
-        """The parcel's units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
+    def after_failure(self, failed: Failed) -> list[Bundle]:
+        """The units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
         one too many."""
-        if parcel.fatal:
-            raise VectormillError(str(parcel.failure))
-        if parcel.hung:  # `after_loss` goes on with them
-            self._hung += parcel.bundle
-            for unit in parcel.bundle:
-                self._say(f"{unit}, {unit.rows:,} row(s) in hand: {parcel.failure}; its process is replaced")
+        if failed.fatal:
+            raise VectormillError(failed.why)
+        if failed.hung:  # `after_loss` goes on with them
+            self._hung += failed.bundle
+            for unit in failed.bundle:
+                self._say(f"{unit}, {unit.rows:,} row(s) in hand: {failed.why}; its process is replaced")
             return []
         again: list[Bundle] = []
-        for unit in parcel.bundle:
+        for unit in failed.bundle:
             self._attempts[unit.id] += 1
             if self._attempts[unit.id] < ATTEMPTS:
                 again.append((unit,))
             else:
-                self.failures.append(f"{unit}: {parcel.failure}")
+                self.failures.append(f"{unit}: {failed.why}")
                 self._say(f"failed: {self.failures[-1]}")
         if len(self.failures) > MOST_FAILED_UNITS:
             raise VectormillError(

@@ -1,4 +1,4 @@
-"""`vectormill search TABLE --queries FILE --out RESULTS.parquet`: as many queries as you like, each searched once.
+"""`vectormill bulk-search TABLE QUERIES --out RESULTS.parquet`: as many queries as you like, each searched once.
 
 The hits go into a table beside the results, RESULTS.lance, by the same run that embeds a corpus: it may be killed at
 any time, and the same command goes on. When every query is accounted for, the table is written out as one Parquet file,
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -18,30 +17,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.cli.display import Display
 from pipelines.config import JobConfig, RunConfig
 from pipelines.errors import ConfigError, TableError
 from pipelines.job_file import parse_job
-from pipelines.maintenance.status import open_table
+from pipelines.progress import Progress
 from pipelines.run.certificate import Certificate
+from pipelines.run.job import prepared_job, run_prepared
 from pipelines.run.prepare import Prepared
-from pipelines.run.run import run_job
-from pipelines.search.searcher import Query
+from pipelines.search.query import Query
 from pipelines.search.task import Searched, SearchTask
 from pipelines.storage.faults import translate
 from pipelines.storage.files import head, writing
 from pipelines.table.contents import checkpoint
 from pipelines.table.digests import id_digests, record_digests
-from pipelines.table.files import TableAddress, reading, transaction_of
-from pipelines.table.schema import results_of
-from pipelines.table.table import LanceTable
+from pipelines.table.files import TableAddress, reading
+from pipelines.table.table import LanceTable, open_table
 
 ENDING = ".parquet"
 NO_LIMIT = 1e15  # a query that finds nothing is an answer, not a fault
 
 
 @dataclass(frozen=True)
-class Request:
+class BulkSearch:
     """queries: a file of queries with `id` and `text`. out: the Parquet file to write. query: how each is searched.
     reranker: weights, or None for one stage."""
 
@@ -52,8 +49,25 @@ class Request:
     reranker: str | None = None
 
 
-def search_queries(request: Request, run: RunConfig, display: Display) -> tuple[Certificate, dict[str, Any]]:
-    """Search, or go on with it; returns the account of the queries, and counts of what was found.
+@dataclass(frozen=True)
+class BulkSearched:
+    """The account of the queries, and where the hits are: in `table` and, once every query is accounted for, in `out`.
+    searched, searched_version: what was searched. hits: in `out`."""
+
+    certificate: Certificate
+    out: str
+    table: str
+    searched: str
+    searched_version: int | None
+    hits: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        found = {**vars(self), "certificate": self.certificate.to_dict()}
+        return {name: value for name, value in found.items() if name != "hits" or value is not None}
+
+
+def bulk_search(request: BulkSearch, run: RunConfig, progress: Progress) -> BulkSearched:
+    """Search, or go on with it.
 
     Raises ConfigError, TableError (the pinned version is gone, the table at RESULTS.lance is of another search),
     and what a run raises."""
@@ -76,19 +90,16 @@ def search_queries(request: Request, run: RunConfig, display: Display) -> tuple[
             "storage": work.storage.model_dump(),
             "run": {**run.model_dump(), "max_bad_rows": NO_LIMIT},
         },
-        "search --queries",
+        "bulk-search",
     )
-    certificate = run_job(job, display, task, lambda prepared: _same_queries(prepared, request))
-    found = {
-        "out": request.out,
-        "table": work.location,
-        "searched": request.table.location,
-        "searched_version": searched.address.version,
-    }
+    with prepared_job(job, progress, task) as (prepared, executor):
+        _same_queries(prepared, request)
+        certificate = run_prepared(prepared, executor, progress)
+    hits = None
     if certificate.adds_up:
-        display.say(f"writing {request.out}")
-        found["hits"] = _write_out(work, job, request.out)
-    return certificate, found
+        progress.say(f"writing {request.out}")
+        hits = _write_out(work, job, request.out)
+    return BulkSearched(certificate, request.out, work.location, request.table.location, searched.address.version, hits)
 
 
 def _dtype(searched: Searched) -> dict[str, Any]:
@@ -96,7 +107,7 @@ def _dtype(searched: Searched) -> dict[str, Any]:
     return {"dtype": searched.metadata.identity["dtype"], "force_float16": True}
 
 
-def _place(request: Request) -> tuple[TableAddress, dict[str, str]]:
+def _place(request: BulkSearch) -> tuple[TableAddress, dict[str, str]]:
     """Where the table of the results is, for Lance and for a job."""
     folder, _, file = request.out.rpartition("/")
     name = file.removesuffix(ENDING)
@@ -109,7 +120,7 @@ def _place(request: Request) -> tuple[TableAddress, dict[str, str]]:
     return TableAddress(f"{place['uri']}/{name}.lance", request.table.storage), place
 
 
-def _pinned(request: Request, known: LanceTable | None) -> Searched:
+def _pinned(request: BulkSearch, known: LanceTable | None) -> Searched:
     """The table to search, at the version at which its search began, or the newest."""
     address = request.table
     if known is not None and known.metadata.task == "search":
@@ -130,10 +141,8 @@ def _pinned(request: Request, known: LanceTable | None) -> Searched:
     if table.count_rows() == 0:
         raise TableError(f"{address.location} is empty; run `vectormill embed` first")
     _check_filter(table, request.query.where)
-    transaction = None
-    with suppress(OSError, ValueError):  # cleaned up: then version and fingerprint must do
-        transaction, _ = transaction_of(table.dataset, table.version)
-    return Searched(replace(address, version=table.version), table.metadata, table.schema, transaction)
+    # Without a transaction, which may be cleaned up, version and fingerprint must do.
+    return Searched(replace(address, version=table.version), table.metadata, table.schema, table.transaction())
 
 
 def _check_filter(table: LanceTable, where: str | None) -> None:
@@ -141,23 +150,22 @@ def _check_filter(table: LanceTable, where: str | None) -> None:
     if not where:
         return
     try:
-        table.dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
-    except (ValueError, OSError, pa.ArrowException) as bad:
-        first = re.sub(r", \S+\.rs:\d+.*", "", str(bad).strip().splitlines()[0])
+        table.check_filter(where)
+    except TableError as bad:
         raise ConfigError(
-            f"--where {where!r} is no filter over this table: {first}\nthe columns are {', '.join(table.schema.names)}"
+            f"--where {where!r} is no filter over this table: {bad}\nthe columns are {', '.join(table.schema.names)}"
         ) from bad
 
 
-def _same_queries(prepared: Prepared, request: Request) -> None:
+def _same_queries(prepared: Prepared, request: BulkSearch) -> None:
     """Raises ConfigError if the results are of other queries too: then the file would hold both."""
     table = LanceTable.open(prepared.address)
     if table is None:
         return
-    state = checkpoint(table, prepared.by_id())
+    state = checkpoint(table, prepared.by_id)
     if state.stale:
         raise ConfigError(
-            f"{prepared.address.location} holds the results of other queries: it differs in --queries "
+            f"{prepared.address.location} holds the results of other queries: it differs in QUERIES "
             f"({sum(state.stale.values()):,} of them are not in {request.queries}, which changed or is another file). "
             "Give another --out, or the same queries"
         )
@@ -182,11 +190,10 @@ def _in_order(table: LanceTable) -> Iterator[pa.Table]:
     """The table's records in the order of the queries and, of each, by rank: unit by unit, so that memory is bounded.
 
     Raises TableError for records that are not what was written."""
-    results = results_of(table.schema)
+    results = SearchTask.results.columns
     with reading(table.address):
-        for _, _, fragment_id, start, stop in sorted(_runs(table)):
-            scanner = table.dataset.get_fragment(fragment_id).scanner(offset=start, limit=stop - start)
-            records = scanner.to_table().combine_chunks()
+        for _, _, fragment, start, stop in sorted(_runs(table)):
+            records = table.fragment_records(fragment, start=start, stop=stop).combine_chunks()
             for batch in records.to_batches():
                 if not (record_digests(batch, id_digests(batch), results) == batch["_digest"].to_numpy()).all():
                     raise TableError(
@@ -197,19 +204,19 @@ def _in_order(table: LanceTable) -> Iterator[pa.Table]:
 
 def _runs(table: LanceTable) -> Iterator[tuple[int, int, int, int, int]]:
     """(shard, first row, fragment, where its records begin there, where they end) of each unit."""
-    for fragment in table.dataset.get_fragments():
-        records = fragment.to_table(columns=["_shard", "_row", "_unit"])
+    for fragment in table.fragments():
+        records = table.fragment_records(fragment.id, ["_shard", "_row", "_unit"])
         edges = [0, *(np.flatnonzero(np.diff(records["_unit"].to_numpy())) + 1).tolist(), len(records)]
         for start, stop in pairwise(edges):
             first = records.slice(start, 1).to_pylist()[0]
-            yield first["_shard"], first["_row"], fragment.fragment_id, start, stop
+            yield first["_shard"], first["_row"], fragment.id, start, stop
 
 
 def _shown(records: pa.Table, table: LanceTable) -> pa.Table:
     """What of the records goes into the file: query_id, rank, the hit, what the table carries, and the reason of a
     query without hits."""
     ranks = pc.if_else(records["_reason"].is_null(), pc.add(records["_chunk"], 1), pa.scalar(None, pa.int32()))
-    results = results_of(table.schema)
+    results = SearchTask.results.columns
     others = [n for n in table.schema.names if n != "id" and not n.startswith("_") and n not in results]
     columns = {"query_id": records["id"], "rank": ranks.cast(pa.int32()), "id": records["hit_id"]}
     columns |= {name: records[name] for name in (*results[1:], *others)}

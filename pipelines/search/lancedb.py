@@ -21,10 +21,10 @@ from lancedb.rerankers import Reranker
 from actors.spec import ModelSpec
 from pipelines.config import StorageConfig
 from pipelines.errors import VectormillError
-from pipelines.maintenance.status import open_table
 from pipelines.search.query_model import query_embedder
-from pipelines.table.files import TableAddress, reading
+from pipelines.table.files import TableAddress
 from pipelines.table.schema import METADATA_KEY, TableMetadata, text_column_of
+from pipelines.table.table import open_table
 
 if TYPE_CHECKING:
     from actors.reranker.reranker import Reranker as Model
@@ -132,9 +132,7 @@ def forget_in_lancedb(address: TableAddress) -> None:
 
 
 def _store(address: TableAddress, value: str | None) -> None:
-    dataset = open_table(address).dataset
-    with reading(address):
-        dataset.update_schema_metadata({FUNCTIONS_KEY: value})
+    open_table(address).set_schema_metadata(FUNCTIONS_KEY, value)
 
 
 @cache

@@ -1,7 +1,17 @@
-"""The task of `search --queries`: each query of the corpus becomes its hits in another table, one record each.
+"""The task of `bulk-search`: each query of the corpus becomes its hits in another table, one record each.
 
 The table is searched as it was when the first run began, at that version, so that a search that was stopped goes on
-over the same rows."""
+over the same rows. Beside the columns of the searched table a record has
+
+| column | type | meaning |
+|---|---|---|
+| hit_id, chunk, start, end | string, int32 | id of the row that was found, number of the passage and its span |
+| similarity | float32 | cosine to the query; null for what only its words found |
+| relevance | float32 | by the reranker, 0..1; null without one, or where it gave no number |
+| first_rank | int32 | in the first stage, from 1 |
+
+and its `_chunk` is its rank from 0, its `id` the query's.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +27,24 @@ import pyarrow as pa
 from actors.replica.columns import set_where
 from actors.reranker import recipe as rerank_recipe
 from actors.spec import ModelError, ModelSpec
-from pipelines.engine.stage import Parcel, Stage, StageFunction
+from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
 from pipelines.errors import VectormillError
-from pipelines.search.searcher import Hit, Query, Searcher
+from pipelines.rows import REASONS
+from pipelines.search.query import Hit, Query
+from pipelines.search.searcher import Searcher
 from pipelines.table.files import TableAddress
-from pipelines.table.schema import REASONS, SEARCHED, TableMetadata, searched_schema
-from pipelines.tasks.embed import replica
-from pipelines.tasks.task import Pool, replicas
+from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.tasks.replica import Pool, replica
+from pipelines.tasks.task import Words
+from pipelines.tasks.write import Results
 
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 256  # estimates, for the size of a unit
+SEARCHED = pa.schema(
+    [
+        ("hit_id", pa.string()), ("similarity", pa.float32()), ("relevance", pa.float32()), ("first_rank", pa.int32()),
+        ("chunk", pa.int32()), ("start", pa.int32()), ("end", pa.int32()),
+    ]
+)  # fmt: skip
 OWN = frozenset({"query_id", "rank", "id", "reason", *SEARCHED.names})
 
 
@@ -58,11 +77,16 @@ class SearchTask:
     query: Query
     reranker: str | None
     name = "search"
-    result = "hit"
-    space = "the results of another search"
-    remedy = "Give another --out, or the options and the table as they were."
+    words = Words(
+        "hit",
+        "hits",
+        "searched",
+        "the results of another search",
+        "Give another --out, or the options and the table as they were.",
+    )
+    results = Results(tuple(SEARCHED.names), may_be_null=("similarity", "relevance"))
 
-    def settle(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
+    def resolve(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
         """`spec` is the reranker's, or the embedder's where there is none."""
         searched, query = self.searched, self.query
         facts: dict[str, Any] = {"task": self.name, "dtype": spec.dtype, "reranker": None}
@@ -91,15 +115,15 @@ class SearchTask:
         return spec, facts
 
     def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:
-        return searched_schema(self.searched.shown, metadata)
+        return table_schema([], [*SEARCHED, *self.searched.shown], [], metadata)
 
-    def weigh(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+    def estimate(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
         pairs = self.query.candidates if self.reranker is not None else 0
         return len(rows) * (QUERY_TOKENS + pairs * (QUERY_TOKENS + PASSAGE_TOKENS)), len(rows) * max(1, pairs)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         task, reranker = self, spec if self.reranker is not None else None
-        return [replicas("search", lambda: searching(task, reranker), pool)]
+        return [pool.stage("search", lambda: searching(task, reranker))]
 
 
 def searching(task: SearchTask, reranker: ModelSpec | None) -> StageFunction:
@@ -107,12 +131,13 @@ def searching(task: SearchTask, reranker: ModelSpec | None) -> StageFunction:
     stops."""
     work = replica("search", lambda: SearchActor(task, reranker))
 
-    def search(parcels: list[Parcel]) -> Iterable[Parcel]:
+    def search(parcels: list[Parcel]) -> Iterable[Item]:
         for parcel in parcels:
             try:
                 for done in work([parcel]):
-                    found = 0 if done.rows is None else len(done.rows)
-                    yield replace(done, counts={**done.counts, "records": found})
+                    if isinstance(done, Parcel):
+                        done = replace(done, tally=done.tally + Tally(records=len(done.rows)))
+                    yield done
             except VectormillError as bad:
                 yield parcel.failed(str(bad), fatal=True)
 
@@ -131,7 +156,7 @@ class SearchActor:
         self._instruction = self._thread.submit(self._embedders_instruction).result()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Takes tables of schema.row_schema; gives one record a hit, and one a query that has a reason or no hit."""
+        """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit."""
         good_N = rows["_reason"].is_null().to_numpy()
         found = iter(self._thread.submit(self._hits, rows["text"].filter(pa.array(good_N)).to_pylist()).result())
         lists: list[list[Hit]] = [next(found) if good else [] for good in good_N]

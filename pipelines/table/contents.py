@@ -8,7 +8,6 @@ from typing import Any
 
 from pipelines.storage.retry import with_backoff
 from pipelines.table.checkpoint import Checkpoint, Totals, UnitInTable, read_checkpoint
-from pipelines.table.files import reading
 from pipelines.table.table import LanceTable
 from pipelines.units import Shard
 
@@ -29,11 +28,10 @@ def units(table: LanceTable) -> Iterator[UnitInTable]:
         "SELECT _unit, min(_shard) AS shard, min(_row) AS first, max(_row) AS last, "
         "sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows FROM dataset GROUP BY _unit ORDER BY shard, first"
     )
-    with reading(table.address):
-        for batch in table.dataset.sql(query).build().to_stream_reader():
-            columns = [batch[name].to_pylist() for name in ("_unit", "shard", "first", "last", "rows")]
-            for unit, shard, first, last, rows in zip(*columns, strict=True):
-                yield UnitInTable(unit, shard, (first, last + 1), rows)
+    for batch in table.sql_batches(query):
+        columns = [batch[name].to_pylist() for name in ("_unit", "shard", "first", "last", "rows")]
+        for unit, shard, first, last, rows in zip(*columns, strict=True):
+            yield UnitInTable(unit, shard, (first, last + 1), rows)
 
 
 def totals(table: LanceTable, shards: Container[int] | None = None) -> Totals:
@@ -85,4 +83,4 @@ def count(table: LanceTable, query: str) -> int:
 def bad_rows(table: LanceTable, limit: int) -> list[dict[str, Any]]:
     """The first rows without a vector: id, reason, detail (which file and row)."""
     columns = ["id", "_reason", "_detail"]
-    return table.dataset.scanner(columns=columns, filter="_reason IS NOT NULL", limit=limit).to_table().to_pylist()
+    return table.read(columns, "_reason IS NOT NULL", limit).to_pylist()

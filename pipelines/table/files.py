@@ -44,9 +44,20 @@ class TableAddress:
         """Lance's storage options; credentials are found by the standard chain."""
         return lance_options(self.storage) if is_s3(self.location) else None
 
-    def open(self) -> lance.LanceDataset:
-        session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
+    def open(self, lances_cache: bool = False) -> lance.LanceDataset:
+        """lances_cache: with Lance's own, which holds a whole index, and grows; else with one of CACHE_BYTES."""
+        session = None
+        if not lances_cache:
+            session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
         return lance.dataset(self.uri, self.version, storage_options=self.options, session=session)
+
+
+@dataclass
+class Handle:
+    """A table as one reader or committer sees it; a commit of its own moves it on. Not thread-safe."""
+
+    address: TableAddress
+    dataset: lance.LanceDataset
 
 
 @cache

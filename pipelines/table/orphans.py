@@ -13,11 +13,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipelines.storage.files import remove_file
+from pipelines.storage.retry import with_backoff
+from pipelines.table.fence import Fence
+from pipelines.table.files import reading
 
 MANIFEST_BYTES_READ = 1 << 30  # half a minute of CPU, during which the replicas wait
 CLOCKS = timedelta(minutes=1)  # by which the times of two files of one store may be wrong to each other
@@ -92,3 +98,24 @@ def _judged(
             return sure, first_version
         spent, first_version = spent + size, version
     return list(written), 0
+
+
+def remove_orphans(fence: Fence, older_than_seconds: float) -> Orphans:
+    """Delete data files that no version refers to, left by killed runs; returns what was found. Only with the fence:
+    files an older run wrote can then never be committed. The age protects other writers of the table.
+
+    A run may have taken over before the files were listed, and some of them be its own, about to be committed or
+    committed already. So the fence is proved once more after the listing. Raises Superseded."""
+    address = fence.handle.address
+
+    def look() -> Orphans:
+        with reading(address):
+            return find_orphans(fence.handle.dataset, older_than_seconds)
+
+    found = with_backoff("looking for orphan files", address.location, look)
+    if found.paths:
+        fence.prove()
+    for name in found.paths:
+        uri = f"{address.location}/{name}"
+        with_backoff(f"removing {name}", address.location, partial(remove_file, uri, address.storage))
+    return found

@@ -1,49 +1,38 @@
-"""The table as a run sees it: creation, the fence and commits (contents.py reads what is in it).
-
-The commit is the checkpoint. Workers write data files (files.write_rows) that nobody can see; one committer makes
-many units visible in one transaction. Each such transaction is
-
-    Update(removed_fragment_ids=[FENCE_ID], new_fragments=...)
-
-where FENCE_ID is an id no fragment ever has. Two transactions that "remove" the same id always conflict and are never
-rebased, so every commit of a run is a compare-and-swap against the commits of every other run, while appends, deletes,
-index builds and compaction by others still rebase. A new run first commits an empty fence, then reads which units are
-in the table; from then on an older run's commits fail (`Superseded`). tests/pipelines/table/test_fence.py pins this on
-the installed pylance. A plain Append duplicates rows when a driver is killed or a commit's answer is lost.
+"""The door to a table: everybody opens, reads and changes it through here, and nobody outside this room holds Lance's
+own dataset. What makes a commit is in fence.py; what its data files are, in files.py; what is in it, in contents.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
-import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import lance
 import pyarrow as pa
-from lance.commit import CommitConflictError
-from lance.fragment import FragmentMetadata
 
-from pipelines.errors import StoreUnavailable, Superseded, TableError
-from pipelines.storage.clients import filesystem_for
-from pipelines.storage.faults import STORE_ERRORS, translate
+from pipelines.errors import TableError
+from pipelines.storage.faults import STORE_ERRORS
+from pipelines.storage.files import entries
 from pipelines.storage.retry import Backoff, with_backoff
-from pipelines.table.files import TableAddress, reading, transaction_of
-from pipelines.table.orphans import Orphans, find_orphans
+from pipelines.table.fence import RUN_PROPERTY, Fence
+from pipelines.table.files import Handle, TableAddress, reading, transaction_of
+from pipelines.table.index.records import IndexState, state_of
 from pipelines.table.schema import TableMetadata
 
-FENCE_ID = 2**31 - 1
-RUN_PROPERTY = "vectormill.run"
-COMMIT_ATTEMPTS = 6
-FENCE_ATTEMPTS = 40  # each time another run came first; of those that were there before, each but one stops then
+
+@dataclass(frozen=True)
+class Fragment:
+    """Data files that are visible together."""
+
+    id: int
+    rows: int
+    bytes: int
 
 
-def _opened(address: TableAddress) -> lance.LanceDataset | None:
+def _opened(address: TableAddress, lances_cache: bool) -> lance.LanceDataset | None:
     try:
-        return address.open()
+        return address.open(lances_cache)
     except STORE_ERRORS as bad:
         if "was not found" in str(bad) or "Dataset at path" in str(bad):
             return None
@@ -51,19 +40,21 @@ def _opened(address: TableAddress) -> lance.LanceDataset | None:
 
 
 class LanceTable:
-    """One open table. Not thread-safe; one committer, one handle."""
+    """One open table. Not thread-safe; one committer, one handle. fence: this run's, once it has taken it."""
 
-    def __init__(self, address: TableAddress, dataset: lance.LanceDataset, metadata: TableMetadata):
-        self.address = address
+    def __init__(self, handle: Handle, metadata: TableMetadata):
+        self.handle = handle
+        self.address = handle.address
         self.metadata = metadata
-        self._dataset = dataset
-        self._run: str | None = None
+        self._fence: Fence | None = None
 
     @classmethod
-    def open(cls, address: TableAddress) -> LanceTable | None:
-        """The table, or None where there is none. Raises TableError for a table vectormill did not make, StorageError
-        where the store cannot be read."""
-        dataset = with_backoff("opening the table", address.location, lambda: _opened(address), first_contact=True)
+    def open(cls, address: TableAddress, lances_cache: bool = False) -> LanceTable | None:
+        """The table, or None where there is none; lances_cache: see `TableAddress.open`. Raises TableError for a table
+        vectormill did not make, StorageError where the store cannot be read."""
+        dataset = with_backoff(
+            "opening the table", address.location, lambda: _opened(address, lances_cache), first_contact=True
+        )
         if dataset is None:
             return None
         try:
@@ -75,14 +66,14 @@ class LanceTable:
                 f"{address.location} exists but was not created by vectormill, so it has no fingerprint and no "
                 "provenance columns. Choose another table.name."
             )
-        return cls(address, dataset, metadata)
+        return cls(Handle(address, dataset), metadata)
 
     @classmethod
     def open_or_create(cls, address: TableAddress, schema: pa.Schema) -> LanceTable:
         """Open the table or create it empty, fingerprint included, in one race-safe commit: of several creators one
         wins and the others open what it made. (`write_dataset(mode="create")` let later creators overwrite.)"""
         table = cls.open(address)
-        attempts = Backoff("creating the table", address.location)
+        backoff = Backoff("creating the table", address.location)
         while table is None:
             try:
                 lance.LanceDataset.commit(
@@ -95,7 +86,7 @@ class LanceTable:
             except STORE_ERRORS as bad:
                 table = cls.open(address)  # another creator won, or only the answer was lost
                 if table is None:
-                    attempts.failed(bad)
+                    backoff.failed(bad)
             else:
                 table = cls.open(address)
                 assert table is not None, "a table just created can be opened"
@@ -110,143 +101,46 @@ class LanceTable:
         return self._dataset.schema
 
     @property
-    def dataset(self) -> lance.LanceDataset:
-        return self._dataset
+    def _dataset(self) -> lance.LanceDataset:
+        return self.handle.dataset
 
-    def count_rows(self) -> int:
-        """Records in the table, from the manifest."""
-        return self._dataset.count_rows()
+    @property
+    def fence(self) -> Fence:
+        assert self._fence is not None, "take_fence first"
+        return self._fence
 
-    # ------------------------------------------------------------------ fence and commit
+    def take_fence(self, run: str, properties: Mapping[str, str]) -> Fence:
+        """Become the committer, see `Fence.take`."""
+        self._fence = Fence.take(self.handle, run, properties)
+        return self._fence
 
-    def take_fence(self, run: str, properties: Mapping[str, str]) -> None:
-        """Become the committer: from here on commits of every older run fail. Read the done-set only after this."""
-        self._run = run
-        attempts = Backoff("taking the fence", self.address.location)
-        conflicts = 0
-        while conflicts < FENCE_ATTEMPTS:
-            try:
-                self._dataset = lance.LanceDataset.commit(self._dataset, self._transaction([], properties))
-                return
-            except CommitConflictError:
-                conflicts += 1
-                time.sleep(random.uniform(0, min(0.02 * 2**conflicts, 1)))  # several that start together take turns
-            except OSError as bad:
-                attempts.failed(bad)
-            # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
-            self._dataset = with_backoff("opening the table", self.address.location, self.address.open)
-        raise TableError(f"{self.address.location}: other runs keep committing; stop them and run again")
+    # ------------------------------------------------------------------ records
 
-    def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
-        """Make fragments (JSON from `write_rows`) visible, all or none.
+    def count_rows(self, where: str | None = None) -> int:
+        """Records in the table: from the manifest, or those that a filter lets through."""
+        return self._dataset.count_rows(where)
 
-        A lost answer or a rebase failure is resolved by reading the transactions since: our own uuid means done, a
-        newer run's fence means `Superseded`, anything else is tried again from the newest version."""
-        metadata = [FragmentMetadata.from_json(fragment) for fragment in fragments]
-        self._commit_fenced(lambda: self._transaction(metadata, properties))
-
-    def check_not_superseded(self) -> None:
-        """Raises Superseded if a newer run has taken over; says nothing when the store cannot be asked."""
-        with contextlib.suppress(*STORE_ERRORS):
-            self._landed_since(self._dataset.version, set())
-
-    def delete_shards(self, shards: Sequence[int], properties: Mapping[str, str]) -> int:
-        """Remove all rows of these shards in one fenced transaction; returns the number of records removed."""
-        predicate = f"_shard IN ({', '.join(str(s) for s in shards)})"
-        before = self._dataset.count_rows()
-
-        def transaction() -> lance.Transaction:
-            updated, removed = [], []
-            for fragment in self._dataset.get_fragments():
-                if fragment.count_rows(predicate) == 0:
-                    continue
-                left = fragment.delete(predicate)
-                if left is None:
-                    removed.append(fragment.fragment_id)
-                else:
-                    updated.append(left.metadata if hasattr(left, "metadata") else left)
-            return self._transaction([], properties, updated, removed)
-
-        with reading(self.address):
-            self._commit_fenced(transaction)
-        return before - self._dataset.count_rows()
-
-    def _transaction(
+    def records(
         self,
-        new: list[FragmentMetadata],
-        properties: Mapping[str, str],
-        updated: Sequence[FragmentMetadata] = (),
-        removed: Sequence[int] = (),
-    ) -> lance.Transaction:
-        operation = lance.LanceOperation.Update(
-            removed_fragment_ids=[FENCE_ID, *removed], updated_fragments=list(updated), new_fragments=new
+        columns: Sequence[str],
+        where: str | None = None,
+        limit: int | None = None,
+        batch_rows: int | None = None,
+        row_ids: bool = False,
+    ) -> Iterator[pa.RecordBatch]:
+        """Records that a filter lets through, in batches of at most `batch_rows`; row_ids: with Lance's `_rowid`."""
+        scanner = self._dataset.scanner(
+            columns=list(columns), filter=where, limit=limit, batch_size=batch_rows, with_row_id=row_ids
         )
-        stamped = {**properties, RUN_PROPERTY: str(self._run), "vectormill.time": datetime.now(UTC).isoformat()}
-        return lance.Transaction(self._dataset.version, operation, str(uuid.uuid4()), transaction_properties=stamped)
+        yield from scanner.to_batches()
 
-    def _commit_fenced(self, make: Callable[[], lance.Transaction]) -> None:
-        assert self._run is not None, "take_fence first"
-        tried: set[str] = set()
-        attempts = Backoff("committing", self.address.location)
-        for conflicts in range(COMMIT_ATTEMPTS):
-            failure = self._attempt(make, tried, attempts)
-            if failure is None:
-                return
-            if conflicts == COMMIT_ATTEMPTS - 1:
-                raise translate(failure, self.address.location) from failure
-            time.sleep(min(0.1 * 2**conflicts, 5))
+    def read(self, columns: Sequence[str], where: str | None = None, limit: int | None = None) -> pa.Table:
+        """The same, whole."""
+        return self._dataset.scanner(columns=list(columns), filter=where, limit=limit).to_table()
 
-    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], attempts: Backoff) -> OSError | None:
-        """Commit until it is in, or fails for another reason than a store that is unavailable: that is returned."""
-        while True:
-            version = self._dataset.version
-            try:
-                transaction = make()
-                tried.add(transaction.uuid)
-                self._dataset = lance.LanceDataset.commit(self._dataset, transaction)
-                return None
-            except OSError as bad:  # CommitConflictError is one
-                failure = bad
-            try:
-                if self._landed_since(version, tried):
-                    return None
-            except STORE_ERRORS:
-                pass  # the next attempt finds out: from an old version it conflicts with one that landed
-            if not isinstance(translate(failure, self.address.location), StoreUnavailable):
-                return failure
-            attempts.failed(failure)
-
-    def _landed_since(self, version: int, tried: set[str]) -> bool:
-        """Look at what was committed after `version`. True: one of our attempts is in.
-
-        Moves the handle to the newest version, but never past another run's commit: the next commit must conflict
-        with that one."""
-        latest = self.address.open()
-        landed = None
-        for number in range(version + 1, latest.version + 1):
-            try:
-                seen, properties = transaction_of(latest, number)
-            except STORE_ERRORS as bad:
-                if isinstance(translate(bad, self.address.location), StoreUnavailable):
-                    raise
-                raise Superseded(
-                    f"{self.address.location}: version {number} was removed while this run waited, so it cannot tell "
-                    "whether a newer run took over. Stopped; run the same command again."
-                ) from bad
-            if seen in tried:
-                landed = number
-            elif properties.get(RUN_PROPERTY, self._run) != self._run:
-                if landed is not None:
-                    self._dataset = latest.checkout_version(landed)
-                    return True
-                raise Superseded(
-                    f"{self.address.location}: superseded by run {properties[RUN_PROPERTY]} (since "
-                    f"{properties.get('vectormill.time')}). Nothing to repair: that run goes on where this one stopped."
-                )
-        self._dataset = latest
-        return landed is not None
-
-    # ------------------------------------------------------------------ reading
+    def take(self, places: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """Records by their places in the table, from 0."""
+        return self._dataset.take(list(places), columns=list(columns))
 
     def sql(self, query: str) -> pa.Table:
         """The answer to a SQL query over `dataset`, asked again while the store is unavailable."""
@@ -256,6 +150,52 @@ class LanceTable:
                 return self._dataset.sql(query).build().to_stream_reader().read_all()
 
         return with_backoff("reading the table", self.address.location, read)
+
+    def sql_batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """The same as a stream; what has been taken cannot be asked for again. Raises TableError, StorageError."""
+        with reading(self.address):
+            yield from self._dataset.sql(query).build().to_stream_reader()
+
+    def check_filter(self, where: str) -> None:
+        """Raises TableError for a filter that does not parse, or names a column that is not there."""
+        try:
+            self._dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
+        except (ValueError, OSError, pa.ArrowException) as bad:
+            raise TableError(without_rust(bad)) from bad
+
+    # ------------------------------------------------------------------ fragments and versions
+
+    def fragments(self) -> list[Fragment]:
+        """From the manifest."""
+        return [
+            Fragment(f.fragment_id, f.metadata.num_rows, sum(file.file_size_bytes or 0 for file in f.metadata.files))
+            for f in self._dataset.get_fragments()
+        ]
+
+    def fragment_records(
+        self, fragment: int, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> pa.Table:
+        """Records `start` to `stop` of one fragment, in their order there."""
+        limit = None if stop is None else stop - start
+        scanner = self._dataset.get_fragment(fragment).scanner(columns=columns, offset=start or None, limit=limit)
+        return scanner.to_table()
+
+    def validate(self) -> None:
+        """Raises OSError or ValueError for files that are not what the manifest says."""
+        self._dataset.validate()
+
+    def versions_kept(self) -> int:
+        """How many versions can still be read."""
+        found = entries(f"{self.address.location}/_versions", self.address.storage)
+        # A name that begins with a d is of no version: an index is being measured.
+        return sum(1 for name, _ in found if re.fullmatch(r"\d+\.manifest", name))
+
+    def transaction(self) -> str | None:
+        """The id of the transaction that made this version; None if it was cleaned up."""
+        try:
+            return transaction_of(self._dataset, self.version)[0]
+        except (OSError, ValueError):
+            return None
 
     def last_commit(self, look_back: int = 100) -> dict[str, str]:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
@@ -268,30 +208,37 @@ class LanceTable:
                 return dict(properties)
         return {}
 
-    # ------------------------------------------------------------------ orphans
+    # ------------------------------------------------------------------ indexes, and metadata of others
 
-    def remove_orphans(self, older_than_seconds: float) -> Orphans:
-        """Delete data files that no version refers to, left by killed runs; returns what was found. Only with the
-        fence: files an older run wrote can then never be committed. The age protects other writers of the table.
+    def index_names(self) -> list[str]:
+        return [index.name for index in self._dataset.describe_indices()]
 
-        A run may have taken over before the files were listed, and some of them be its own, about to be committed or
-        committed already. So the fence is proved once more after the listing. Raises Superseded."""
-        assert self._run is not None, "take_fence first"
-        where = self.address.location
+    def vector_index(self) -> IndexState | None:
+        """None if there is none."""
+        return state_of(self._dataset)
 
-        def look() -> Orphans:
-            with reading(self.address):
-                return find_orphans(self._dataset, older_than_seconds)
+    def set_schema_metadata(self, key: str, value: str | None) -> None:
+        """Note something of another program in the schema's metadata, or (None) remove it. Raises StorageError."""
+        with reading(self.address):
+            self._dataset.update_schema_metadata({key: value})
 
-        found = with_backoff("looking for orphan files", where, look)
-        if found.paths:
-            self._commit_fenced(lambda: self._transaction([], {}))
-        files, root = filesystem_for(where, self.address.storage)
 
-        def remove(name: str) -> None:
-            with contextlib.suppress(FileNotFoundError):  # another run's work, or an attempt whose answer was lost
-                files.delete_file(f"{root}/{name}")
+def open_table(address: TableAddress, task: str | None = None, lances_cache: bool = False) -> LanceTable:
+    """The table; TableError if there is none, or if it holds the results of another task than the one given."""
+    table = LanceTable.open(address, lances_cache)
+    if table is None:
+        raise TableError(
+            f"there is no table at {address.location} yet; `vectormill embed` creates it. If it should be there, "
+            "check table.uri and table.name."
+        )
+    if task is not None and table.metadata.task != task:
+        raise TableError(
+            f"{address.location} holds the results of task: {table.metadata.task}; this needs a table of task: {task}"
+        )
+    return table
 
-        for name in found.paths:
-            with_backoff(f"removing {name}", where, partial(remove, name))
-        return found
+
+def without_rust(error: BaseException) -> str:
+    """The error's first line, without the place in Lance's source where it arose."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r", \S+\.rs:\d+.*", "", lines[0])

@@ -1,142 +1,158 @@
-"""A unit's way through the workers: read, tokenise, embed, write. The stages of other tasks are in modules beside.
+"""The task `embed`: a row's text, or each of its passages, becomes a vector.
 
-Each function here makes the function one stage runs; what it closes over is small and picklable, and what is dear to
-build (tokenizer, model, table handle) is built once a process.
+| column | type | meaning |
+|---|---|---|
+| vector | fixed_size_list<float32 or float16>[D] | unit length |
+| _start, _end | int32 | span of the passage in the row's text, in characters; never null |
+
+Legend: N records, D dimensions.
 """
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.spec import ModelError, ModelSpec
+from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from pipelines.config import ChunkingConfig
-from pipelines.corpus.corpus import Corpus
-from pipelines.engine import deadline
-from pipelines.engine.stage import Parcel, StageFunction
-from pipelines.errors import CredentialsRefused, StorageError, StoreUnavailable, VectormillError
-from pipelines.run.metrics import RETRY
-from pipelines.storage.retry import Backoff
-from pipelines.table.digests import DIGEST_FIELDS, with_digests
-from pipelines.table.files import TableAddress, write_rows
-from pipelines.table.schema import MAY_BE_NULL, results_of
+from actors.weights import recipe
+from pipelines.config import ChunkingConfig, JobConfig
+from pipelines.engine.stage import Stage, StageFunction
+from pipelines.errors import ConfigError
+from pipelines.table.schema import TableMetadata, table_schema, with_text
 from pipelines.tasks.chunking import passages
-from pipelines.units import Bundle, Span, Unit
+from pipelines.tasks.replica import Pool, replica, tokenise_stage
+from pipelines.tasks.task import ANOTHER_TABLE, Again, Drawn, Soundness, Words
+from pipelines.tasks.write import Results
 
-UnitRead = tuple[Unit, pa.Table | Exception]
-ReadUnits = Callable[[list[Unit]], Iterator[pa.Table]]
-
-
-def reader(
-    corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = None
-) -> Callable[[Span], Iterator[Parcel]]:
-    """Read a span in one pass. A unit that cannot be read, or not in its time, becomes a parcel of its own, with the
-    failure."""
-
-    def in_time(units: list[Unit]) -> Iterator[pa.Table]:
-        return _in_time(corpus.read(units, carried), timeout_seconds)
-
-    def units_of(units: list[Unit], retries: Counter[str]) -> Iterator[UnitRead]:
-        return _read_units(units, in_time, corpus.config.uri, retries)
-
-    def read(span: Span) -> Iterator[Parcel]:
-        retries: Counter[str] = Counter()
-        if len(span) > 1:  # bundles of one unit each, of one shard
-            started = time.perf_counter()
-            for unit, rows in units_of([bundle[0] for bundle in span], retries):
-                yield _delivered((unit,), rows, started, retries)
-                started = time.perf_counter()
-            return
-        started = time.perf_counter()
-        tables, units = [], []
-        for _, group in groupby(span[0], key=lambda unit: unit.shard):
-            for unit, rows in units_of(list(group), retries):
-                if isinstance(rows, Exception):
-                    yield _delivered((unit,), rows, started, retries)
-                else:
-                    units.append(unit)
-                    tables.append(rows)
-        if units:
-            yield _delivered(tuple(units), pa.concat_tables(tables), started, retries)
-
-    return read
+VECTOR = "vector"
+NORM_TOLERANCE = {"float32": 1e-3, "float16": 5e-3}
+LEAST_COSINE = {("float32", "float32"): 0.9999, ("float32", "float16"): 0.9995}
+# Between two implementations of many layers, each with its own rounding; another row's or model's vector is far below.
+LEAST_COSINE_HALF = {"bfloat16": 0.995, "float16": 0.995, "float8": 0.95}
+LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
 
 
-def _in_time(tables: Iterator[pa.Table], seconds: float | None) -> Iterator[pa.Table]:
-    """The tables; raises deadline.Hung when one does not come within `seconds`."""
-    while (table := deadline.call(seconds, lambda: next(tables, None))) is not None:
-        yield table
+@dataclass(frozen=True)
+class EmbedTask:
+    """A row's text, or each of its passages, becomes a vector."""
+
+    job: JobConfig
+    name = "embed"
+    words = Words("vector", "vectors", "embedded", "another embedding space", ANOTHER_TABLE)
+    results = Results((VECTOR,))
+
+    def resolve(self, spec: ModelSpec) -> tuple[ModelSpec, dict[str, Any]]:
+        job = self.job
+        facts = dict(recipe.identity(spec))
+        spec = replace(
+            spec,
+            dimensions=facts["dimensions"],
+            max_tokens=facts["max_tokens"],
+            digest=facts["weights"],  # a replica whose files differ refuses to work
+            tokenizer_digest=facts["tokenizer"],
+        )
+        facts["vector_dtype"] = job.table.vector_dtype
+        facts["id"] = job.corpus.id
+        facts["text"] = job.corpus.text
+        facts["chunking"] = job.chunking.model_dump() if job.chunking else None
+        if job.chunking and job.chunking.max_tokens > facts["max_tokens"]:
+            raise ConfigError(
+                f"chunking.max_tokens is {job.chunking.max_tokens} but the model takes {facts['max_tokens']} tokens: "
+                f"passages would be truncated. Set chunking.max_tokens to {facts['max_tokens']} or less."
+            )
+        if job.model.query_instruction is not None:  # now rather than at the first search
+            TextTokenizer(spec).encode_queries(["test"], job.model.query_instruction)
+        return spec, facts
+
+    def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:
+        table = self.job.table
+        columns = with_text(carried, table.text_column)
+        return vectors_schema(columns, metadata.identity["dimensions"], table.vector_dtype, metadata)
+
+    def estimate(self, spec: ModelSpec, rows: pa.Table) -> tuple[int, int]:
+        tokenised, tokens, _ = self._tokenise(spec)(rows)
+        return tokens, len(tokenised)
+
+    def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
+        return [tokenise_stage(self._tokenise(spec), pool), pool.stage("embed", lambda: embedder(spec))]
+
+    def _tokenise(self, spec: ModelSpec) -> Tokenise:
+        return Tokenise(spec, self.job.chunking, self.job.table.text_column)
+
+    def soundness(self, schema: pa.Schema, metadata: TableMetadata) -> Soundness:
+        unit_length = metadata.identity["normalise"]
+        name = "vectors finite" + (" and of unit length" if unit_length else "")
+        what = f"vectors of {schema.field(VECTOR).type.list_size} dimensions"
+        return Soundness(name, what, "lengths", partial(_lengths, unit_length=unit_length))
+
+    def again(self, drawn: Drawn, spec: ModelSpec, metadata: TableMetadata) -> Again:
+        from actors.embedder.reference import Reference  # torch
+
+        texts = [row["text"][0].as_py() or "" for row in drawn.rows]
+        cut = [text[r["_start"] : r["_end"]] for text, r in zip(texts, drawn.records, strict=True)]
+        vectors_ND = Reference(spec).embed(cut)
+        stored_ND = np.array([r[VECTOR] for r in drawn.records], np.float32)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector or one of NaN has no cosine: not alike
+            lengths_N, wanted_N = np.linalg.norm(stored_ND, axis=1), np.linalg.norm(vectors_ND, axis=1)
+            cosine_N = np.nan_to_num(np.sum(stored_ND * vectors_ND, axis=1) / (lengths_N * wanted_N), nan=-1.0)
+            alike_N = np.abs(lengths_N / wanted_N - 1) < LENGTH_TOLERANCE
+        dtype = metadata.identity["dtype"]
+        least = LEAST_COSINE_HALF.get(dtype) or LEAST_COSINE[dtype, metadata.identity["vector_dtype"]]
+        ends = [max(sibling["_end"] for sibling in siblings) for siblings in drawn.siblings]
+        return Again(
+            f"lowest cosine {cosine_N.min():.6f} (at least {least})",
+            {
+                "are not the vectors of their rows": ~(alike_N & (cosine_N >= least)),
+                "are of rows whose passages do not reach the end of the text": [
+                    end != len(text) for end, text in zip(ends, texts, strict=True)
+                ],
+            },
+        )
+
+    def reason_of(self, row: pa.Table, chunk: int) -> str | None:
+        reason: str | None = row["_reason"][0].as_py()
+        return reason
 
 
-def _read_units(units: list[Unit], read: ReadUnits, uri: str, retries: Counter[str]) -> Iterator[UnitRead]:
-    """Each unit with its rows, or with why it (and what follows it in the file) cannot be read.
-
-    While the store is unavailable a unit is read again from its own source; nothing of what a stream gave before it
-    failed is used. What was tried again is counted in `retries`."""
-    at = 0
-    attempts = Backoff(f"reading {units[0]}", uri)
-    try:
-        while at < len(units):
-            try:
-                for rows in read(units[at:]):
-                    assert rows.num_rows == units[at].rows, f"{units[at]}: read {rows.num_rows} rows"
-                    yield units[at], rows
-                    at += 1
-                    if at < len(units):
-                        attempts = Backoff(f"reading {units[at]}", uri)
-                assert at == len(units), f"read {at} of {len(units)} units"
-            except StoreUnavailable as bad:
-                attempts.failed(bad)
-                retries[f"{RETRY}reading: {bad.fault}"] += 1
-    except (VectormillError, OSError, pa.ArrowException, AssertionError) as bad:
-        for unit in units[at:]:
-            yield unit, bad
+def vectors_schema(
+    columns: Iterable[pa.Field], dimensions: int, vector_dtype: str, metadata: TableMetadata
+) -> pa.Schema:
+    """Of a table of vectors; columns: the carried ones and the text's, if it is stored."""
+    element = pa.float16() if vector_dtype == "float16" else pa.float32()
+    vector = pa.field(VECTOR, pa.list_(element, dimensions))
+    spans = [pa.field(name, pa.int32(), nullable=False) for name in ("_start", "_end")]
+    return table_schema(columns, [vector], spans, metadata)
 
 
-def _delivered(bundle: Bundle, rows: pa.Table | Exception, started: float, retries: Counter[str]) -> Parcel:
-    """The parcel for the next stage; it takes the counted retries with it."""
-    parcel = Parcel(bundle)
-    if not isinstance(rows, Exception):
-        parcel = parcel.with_rows(rows, "read", started, **retries)
-        retries.clear()
-        return parcel
-    whole_store = isinstance(rows, (StoreUnavailable, CredentialsRefused))  # then no other unit will fare better
-    return parcel.failed(f"read: {rows}", fatal=whole_store)
-
-
-def tokenised(tokenise: Callable[[pa.Table], tuple[pa.Table, int, int]], parcels: list[Parcel]) -> Iterator[Parcel]:
-    """Each parcel with what `tokenise` makes of its rows: the table, its tokens, how many texts were truncated."""
-    for parcel in parcels:
-        started = time.perf_counter()
-        assert parcel.rows is not None
-        rows, tokens, truncated = tokenise(parcel.rows)
-        yield parcel.with_rows(rows, "tokenise", started, tokens=tokens, truncated=truncated, records=rows.num_rows)
+def _lengths(batch: pa.RecordBatch, unit_length: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of the vectors that are not null."""
+    vector = batch[VECTOR]
+    stored = "float16" if vector.type.value_type == pa.float16() else "float32"
+    values = vector.drop_null().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    norms_N = np.linalg.norm(values.reshape(-1, vector.type.list_size), axis=1)
+    right_N = np.abs(norms_N - 1.0) <= NORM_TOLERANCE[stored] if unit_length else (norms_N > 0) & np.isfinite(norms_N)
+    return norms_N, right_N
 
 
 @dataclass(frozen=True)
 class Tokenise:
     """Cut rows into passages (if asked) and turn text into token ids, so that ids, not text, go to the GPU.
 
-    Takes tables of schema.row_schema; gives them with _chunk, _start, _end, _tokens, _truncated and `_ids`
+    Takes tables of rows.row_schema; gives them with _chunk, _start, _end, _tokens, _truncated and `_ids`
     (list<int32>, null where there is a reason), and the text under `text_column` or not at all."""
 
     spec: ModelSpec
     chunking: ChunkingConfig | None
     text_column: str | None
 
-    def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
-        return tokenised(self.tokenise, parcels)
-
-    def tokenise(self, rows: pa.Table) -> tuple[pa.Table, int, int]:
+    def __call__(self, rows: pa.Table) -> tuple[pa.Table, int, int]:
         """The table for the embed stage, its token count and how many texts were truncated."""
         tokenizer = _tokenizer(self.spec)
         rows = self._chunked(rows, tokenizer) if self.chunking else _one_chunk_a_row(rows)
@@ -200,104 +216,3 @@ def embedder(spec: ModelSpec) -> StageFunction:
     from actors.replica.embed import EmbedActor  # torch: only where vectors are made
 
     return replica("embed", partial(EmbedActor, spec))
-
-
-def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
-    """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
-    a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
-    function raises ReplicaBroken when its process must be replaced."""
-    try:
-        actor = make()
-    except (ModelError, VectormillError) as bad:
-        why = f"a replica refuses to work: {bad}"
-        return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
-
-    def work(parcels: list[Parcel]) -> Iterable[Parcel]:
-        for parcel in parcels:
-            started = time.perf_counter()
-            assert parcel.rows is not None
-            yield parcel.with_rows(actor(parcel.rows), stage, started)
-
-    return work
-
-
-@dataclass(frozen=True)
-class Write:
-    """Write parcels as one invisible Lance fragment and give one receipt for all their units."""
-
-    address: TableAddress
-    schema: pa.Schema
-
-    def __call__(self, parcels: list[Parcel]) -> Iterable[Parcel]:
-        started = time.perf_counter()
-        rows = pa.concat_tables([_as_stored(parcel.rows, self.schema) for parcel in parcels])
-        lacking = rows.select(["_reason", "_shard", "_row"]).filter(rows["_reason"].is_valid())
-        reasons = pc.value_counts(lacking["_reason"]).to_pylist()
-        bundle = tuple(unit for parcel in parcels for unit in parcel.bundle)
-        try:
-            fragments, retries = _written(self.address, rows, bundle)
-        except StorageError as bad:  # no other parcel will fare better, and each would cost a GPU's time
-            why = f"the table cannot be written: {bad}"
-            return [parcel.failed(why, fatal=True) for parcel in parcels]
-        seconds, counts = dict[str, float](), {f"reason:{r['values']}": r["counts"] for r in reasons} | retries
-        for parcel in parcels:
-            _add(seconds, parcel.seconds)
-            _add(counts, parcel.counts)
-        seconds["write"] = time.perf_counter() - started
-        counts |= {"bytes": rows.nbytes, "bad_rows": lacking.group_by(["_shard", "_row"]).aggregate([]).num_rows}
-        return [Parcel(bundle, seconds=seconds, counts=counts, fragments=fragments)]
-
-
-def _written(address: TableAddress, rows: pa.Table, units: Sequence[Unit]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """(the fragments' metadata, counts of what was tried again). Each attempt writes new files, so what a failed one
-    left is never committed. Raises StorageError."""
-    more = f" and {len(units) - 1} more unit(s)" if len(units) > 1 else ""
-    attempts = Backoff(f"writing {units[0]}{more}", address.location)
-    fragments = attempts.run(lambda: write_rows(address, rows))
-    return fragments, {f"{RETRY}writing: {fault}": n for fault, n in attempts.tried_again.items()}
-
-
-def _add(total: dict, more: dict) -> None:
-    for name, value in more.items():
-        total[name] = total.get(name, 0) + value
-
-
-def _as_stored(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
-    """The columns and types of the table, with the digests of what Lance is to keep. Asserts that a result is null
-    exactly where there is a reason."""
-    assert rows is not None
-    results = results_of(schema)
-    for name in set(results) - set(MAY_BE_NULL):
-        assert rows[name].is_null().equals(rows["_reason"].is_valid()), f"{name} is null exactly where a reason is"
-    given = pa.schema([field for field in schema if field not in DIGEST_FIELDS])
-    return with_digests(rows.select(given.names).cast(given), results)
-
-
-LOST = {
-    "crashes_worker": "the process that worked on it died each time",
-    "hangs_worker": "the process that worked on it hung each time",
-}
-
-
-def lost_row(unit: Unit, reason: str, schema: pa.Schema, address: TableAddress) -> Parcel:
-    """The receipt for a row that kills or hangs its process each time: recorded with its place and the reason, without
-    reading it."""
-    assert unit.rows == 1
-    known = {
-        "id": f"{unit.path}#{unit.start}",
-        "_shard": unit.shard,
-        "_unit": unit.id,
-        "_row": unit.start,
-        "_chunk": 0,
-        "_start": 0,
-        "_end": 0,
-        "_tokens": 0,
-        "_truncated": False,
-        "_reason": reason,
-        "_detail": f"{unit.path} row {unit.start}: {LOST[reason]}",
-    }
-    fields = [field for field in schema if field not in DIGEST_FIELDS]
-    row = pa.table([pa.array([known.get(field.name)], field.type) for field in fields], schema=pa.schema(fields))
-    fragments, retries = _written(address, with_digests(row, results_of(schema)), (unit,))
-    counts = {f"reason:{reason}": 1, "bad_rows": 1, "records": 1, **retries}
-    return Parcel((unit,), counts=counts, fragments=fragments)

@@ -54,7 +54,7 @@ MUTATIONS = [
         "two runs' commits conflict",
         [
             (
-                "pipelines/table/table.py",
+                "pipelines/table/fence.py",
                 "removed_fragment_ids=[FENCE_ID, *removed]",
                 "removed_fragment_ids=[2**30 + uuid.uuid4().int % 2**30, *removed]",
             )
@@ -66,15 +66,15 @@ MUTATIONS = [
         "the fragments of a unit are committed together",
         [
             (
-                "pipelines/tasks/embed.py",
-                "attempts.run(lambda: write_rows(address, rows))",
-                "attempts.run(lambda: write_rows(address, rows[:4]) + write_rows(address, rows[4:]))",
+                "pipelines/tasks/write.py",
+                "backoff.run(lambda: sink.write(rows))",
+                "backoff.run(lambda: sink.write(rows[:4]) + sink.write(rows[4:]))",
             ),
             (
                 "pipelines/run/commits.py",
-                "        self._table.commit([f for parcel in taken for f in parcel.fragments], self._properties())",
-                "        for fragment in [f for parcel in taken for f in parcel.fragments]:\n"
-                "            self._table.commit([fragment], self._properties())",
+                "        self._commit([f for receipt in taken for f in receipt.fragments], self._properties())",
+                "        for fragment in [f for receipt in taken for f in receipt.fragments]:\n"
+                "            self._commit([fragment], self._properties())",
             ),
         ],
         chaos("kill -9 of the driver"),
@@ -86,9 +86,9 @@ MUTATIONS = [
         chaos("kill -9 of the driver"),
         provocation=[
             (
-                "pipelines/engine/stage.py",
-                "(parcel for span in spans for parcel in read(span))",
-                "(parcel for span in spans for _ in range(2) for parcel in read(span))",
+                "pipelines/engine/inline.py",
+                "(item for span in spans for item in read(span))",
+                "(item for span in spans for _ in range(2) for item in read(span))",
             )
         ],
     ),
@@ -127,10 +127,10 @@ MUTATIONS = [
         "a write that is tried again begins at the first row",
         [
             (
-                "pipelines/tasks/embed.py",
-                "    fragments = attempts.run(lambda: write_rows(address, rows))",
-                "    batches = iter(rows.to_batches())\n    fragments = attempts.run("
-                "lambda: write_rows(address, pa.Table.from_batches(batches, rows.schema)))",
+                "pipelines/tasks/write.py",
+                "    fragments = backoff.run(lambda: sink.write(rows))",
+                "    batches = iter(rows.to_batches())\n    fragments = backoff.run("
+                "lambda: sink.write(pa.Table.from_batches(batches, rows.schema)))",
             )
         ],
         chaos("I/O error before write"),

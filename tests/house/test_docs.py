@@ -16,7 +16,7 @@ import yaml
 from pipelines.cli.app import app
 from pipelines.config import JobConfig
 from pipelines.job_file import load_job, parse_job
-from pipelines.table.schema import REASONS
+from pipelines.rows import REASONS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

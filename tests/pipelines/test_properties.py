@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Receipt
 from pipelines.errors import VectormillError
 from pipelines.run.commits import Committer
+from pipelines.run.sizing import bundles, spans
 from pipelines.table.checkpoint import UnitInTable, pending, read_checkpoint
-from pipelines.units import Shard, Unit, bundles, cut, missing_ranges, spans, split
+from pipelines.units import Shard, Unit, cut, missing_ranges, split
 from tests.pipelines.corpus.test_formats import as_csv, as_jsonl, corpus, pack, read
 
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -186,13 +187,13 @@ def test_the_first_receipt_of_a_unit_wins(offers: list[tuple[list[int], bool]]) 
     """For any order, any doubling, any packing of receipts and any moment of a commit: no unit is in two commits, and
     what was taken is committed, all of it, once."""
     table = Table()
-    committer = Committer(table, 3600, 10**9, dict)
+    committer = Committer(table.commit, 3600, 10**9, dict)
     taken: list[str] = []
     seen: set[int] = set()
     for number, (units, commit) in enumerate(offers):
         bundle = tuple(Unit(1, "a", n, n + 1, 0, "") for n in units)
         first = not seen & set(units)
-        assert committer.offer(Parcel(bundle, fragments=(f"{number}",))) is first
+        assert committer.offer(Receipt(bundle, (f"{number}",))) is first
         if first:
             seen |= set(units)
             taken.append(f"{number}")

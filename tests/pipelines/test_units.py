@@ -1,8 +1,9 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
+from pipelines.run.sizing import BUNDLES_PER_SPAN, bundles, spans
 from pipelines.table.checkpoint import UnitInTable, pending, read_checkpoint
-from pipelines.units import BUNDLES_PER_SPAN, UNIT_BYTES, UNSEEKABLE, Shard, bundles, cut, missing_ranges, spans, split
+from pipelines.units import UNIT_BYTES, UNSEEKABLE, Shard, cut, missing_ranges, split
 
 ranges = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.cli.display import Display
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.job_file import parse_job
 from pipelines.run.prepare import prepare
-from pipelines.run.run import EmbedRun
+from pipelines.run.run import Run
 
 WORDS = tuple("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho".split())  # noqa: SIM905
 
@@ -74,7 +74,7 @@ class Said(Display):
 def run(config, executor=None, display=None):
     """Prepare and run a job in this process; returns the certificate."""
     executor = executor or InlineExecutor()
-    return EmbedRun(prepare(config, executor), executor, display or Said()).run()
+    return Run.open(prepare(config, executor), executor, display or Said()).work()
 
 
 def rows(config):

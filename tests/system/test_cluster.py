@@ -33,7 +33,7 @@ DRIVER = textwrap.dedent(
     from pipelines.cli import app as cli
     from pipelines.engine import ray as ray_executor
     from pipelines.tasks import embed as stages
-    from pipelines.tasks import task as tasks
+    from pipelines.tasks import embed
     from pipelines.engine import watch
 
     watch.PATIENCE_SECONDS = 5.0
@@ -54,7 +54,7 @@ DRIVER = textwrap.dedent(
 
         return embed
 
-    tasks.embedder = noting
+    embed.embedder = noting
     sys.argv = ["vectormill", "embed", sys.argv[1], "--json"]
     cli.main()
     """

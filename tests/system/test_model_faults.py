@@ -14,10 +14,10 @@ import ray
 
 from actors.fake import FakeModel
 from actors.spec import DeviceOutOfMemory
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import Incomplete, VectormillError
-from pipelines.run import run as embed_module
-from pipelines.tasks import task as tasks
+from pipelines.run import waves
+from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
 from tests.support.jobs import Said, ids, job, rows, run, write_parquet
 from tests.system.chaos.faults import WORKERS
@@ -30,7 +30,7 @@ def _pickle_this_module():
 
 
 def faulty(monkeypatch, make, **how):
-    monkeypatch.setattr(tasks, "embedder", lambda spec: make(spec, **how))
+    monkeypatch.setattr(embed, "embedder", lambda spec: make(spec, **how))
 
 
 def check(config, tmp_path, monkeypatch):
@@ -195,11 +195,11 @@ def slow(function):
 
 def test_killed_readers_tokenisers_replicas_and_writers_lose_nothing(tmp_path, executor, monkeypatch):
     write_parquet(tmp_path / "corpus", shards=6)
-    real_reader, real_tokenise, real_write = embed_module.reader, tasks.Tokenise, embed_module.Write
-    monkeypatch.setattr(embed_module, "reader", lambda *how: slow(real_reader(*how)))
-    monkeypatch.setattr(tasks, "Tokenise", lambda *how: slow(real_tokenise(*how)))
-    monkeypatch.setattr(embed_module, "Write", lambda *how: slow(real_write(*how)))
-    monkeypatch.setattr(tasks, "embedder", lambda spec: slow(embedder(spec)))
+    real_reader, real_tokenise, real_write = waves.reader, embed.tokenise_stage, waves.Write
+    monkeypatch.setattr(waves, "reader", lambda *how: slow(real_reader(*how)))
+    monkeypatch.setattr(embed, "tokenise_stage", lambda work, pool: real_tokenise(slow(work), pool))
+    monkeypatch.setattr(waves, "Write", lambda *how: slow(real_write(*how)))
+    monkeypatch.setattr(embed, "embedder", lambda spec: slow(embedder(spec)))
     kinds = list(WORKERS.values())
     killed, over = [], threading.Event()
     killer = threading.Thread(target=kill_one_of_each, args=(kinds, killed, over))

@@ -104,7 +104,7 @@ def test_column_names_and_values_that_try_sql(tmp_path: Path) -> None:
     assert [row["id"] for row in found] == ids
     assert [[row[name] for name in NAMES] for row in found] == [[columns[name][0] for name in NAMES]] * 3
     address = TableAddress(config.table.location, config.storage)
-    assert status(address)["bad_rows"] == 1
+    assert status(address).to_dict()["bad_rows"] == 1
     result = call("optimize", config.table.location, "--json")
     assert result.exit_code == 0, result.output
     assert lance.dataset(config.table.location).count_rows() == 3

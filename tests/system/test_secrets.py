@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipelines.engine.stage import Parcel, call
+from pipelines.engine.stage import Parcel, Stage, call
 from pipelines.errors import ConfigError
 from pipelines.job_file import parse_job
 from pipelines.storage.faults import translate
@@ -134,10 +134,11 @@ def test_errors_of_a_stage_quote_no_values():
     def look_up(parcels):
         {}[WORD]
 
-    for stage in (cast, look_up):
-        (failed,) = call("write", stage, [Parcel(())])
-        assert failed.failure.startswith("write: ")
-        assert WORD not in failed.failure
+    stage = Stage("write", lambda: cast)
+    for function in (cast, look_up):
+        (failed,) = call(stage, function, [Parcel((), pa.table({}))])
+        assert failed.why.startswith("write: ")
+        assert WORD not in failed.why
 
 
 @pytest.mark.parametrize("field", ["corpus.uri", "table.uri", "storage.endpoint_url"])

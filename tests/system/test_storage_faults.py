@@ -21,7 +21,7 @@ from actors.spec import ModelSpec
 from pipelines.corpus import shard_file as files
 from pipelines.corpus.formats import jsonl
 from pipelines.errors import Incomplete, StorageError, StoreUnavailable, VectormillError
-from pipelines.run.run import embed
+from pipelines.run.job import embed
 from pipelines.storage import clients, retry
 from pipelines.table import contents
 from tests.support.fault_proxy import FaultProxy, Rule

@@ -16,7 +16,14 @@ from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.units import Shard, Unit
 
+EXTENSIONS = (".arrow", ".feather")
+STREAMED = False
+SCAN_READS_ALL = True
 MAGIC = b"ARROW1"
+
+
+def reader(corpus: CorpusConfig) -> str:
+    return "arrow"
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
@@ -25,12 +32,12 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
         return None
     try:
         with file.open() as stream:
-            return carried_fields(_reader(stream).schema, wanted.corpus, file.path)
+            return carried_fields(_open(stream).schema, wanted.corpus, file.path)
     except BROKEN as bad:
         raise file.broken(bad) from bad
 
 
-def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """Raises CorpusError, StorageError."""
     breaks: tuple[int, ...] = ()
     rows = 0
@@ -38,24 +45,24 @@ def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
         if file.size:
             with file.open() as stream:
                 options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
-                rows, breaks = breaks_of(batch.num_rows for batch in _batches(_reader(stream, options)))
+                rows, breaks = breaks_of(batch.num_rows for batch in _batches(_open(stream, options)))
                 if rows:
-                    check(_reader(stream).schema, corpus, file.path)
+                    check(_open(stream).schema, corpus, file.path)
     except BROKEN as bad:
         raise file.broken(bad) from bad
     version = file.stamp if file.remote else file.digest()
-    return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
+    return Shard(file.path, file.size, file.stamp, version, reader(corpus), rows, breaks)
 
 
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
     try:
         with file.open() as stream:
-            schema = _reader(stream).schema
+            schema = _open(stream).schema
             names = check(schema, wanted.corpus, file.path)
             indices = [schema.get_field_index(name) for name in names]
-            reader = _reader(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
+            opened = _open(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
             stop = 0
-            for batch in _batches(reader):
+            for batch in _batches(opened):
                 start, stop = stop, stop + batch.num_rows
                 inside = overlap(units, start, stop)
                 if inside:
@@ -68,7 +75,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
         raise file.broken(bad) from bad
 
 
-def _reader(
+def _open(
     stream: pa.NativeFile, options: pa.ipc.IpcReadOptions | None = None
 ) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
     stream.seek(0)

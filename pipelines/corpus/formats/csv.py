@@ -21,6 +21,9 @@ from pipelines.corpus.reading import TOO_LONG, Piece, Wanted
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX, ShardFile
 from pipelines.units import Shard, Unit
 
+EXTENSIONS = (".csv",)
+STREAMED = True
+SCAN_READS_ALL = True
 QUOTE, NEWLINE = 34, 10
 STRAY = (
     "has a quote inside an unquoted field, so that records cannot be told apart; put the field in quotes and double "
@@ -70,16 +73,20 @@ def framing(corpus: CorpusConfig) -> Framing:
     return Framing(partial(QuoteCutter, corpus.csv_delimiter), _blank, first=-1)
 
 
+def reader(corpus: CorpusConfig) -> str:
+    return f"csv:{corpus.csv_delimiter}"
+
+
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     """The carried columns, all strings; None for an empty file. Raises CorpusError."""
     names = header(file, wanted.corpus)
     return carried_fields(_schema(names), wanted.corpus, file.path) if names else None
 
 
-def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """As `lines.scan`, and that the header has the columns it must have. Raises CorpusError, StorageError."""
     names: list[str] = []
-    shard = lines.scan(file, framing(corpus), reader, lambda raw: names.extend(_names(raw, file, corpus)))
+    shard = lines.scan(file, framing(corpus), reader(corpus), lambda raw: names.extend(_names(raw, file, corpus)))
     if shard.rows:
         check(_schema(names), corpus, file.path)
     return shard

@@ -12,13 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.config import columns_in, is_template
+from pipelines.config import CorpusConfig, columns_in, is_template
 from pipelines.corpus.columns import require, roles
+from pipelines.corpus.formats import lines
 from pipelines.corpus.formats.lines import LINES, Raw, records, stretches
 from pipelines.corpus.reading import ABSENT, TOO_LONG, Piece, Wanted, fill_template, reason_of
 from pipelines.corpus.shard_file import ShardFile
-from pipelines.units import Unit
+from pipelines.units import Shard, Unit
 
+EXTENSIONS = (".jsonl", ".ndjson")
+STREAMED = True
+SCAN_READS_ALL = True
 INFERRED_ROWS = 1000
 EXACT_TYPES: dict[pa.DataType, set[type]] = {
     pa.string(): {str},
@@ -27,6 +31,10 @@ EXACT_TYPES: dict[pa.DataType, set[type]] = {
     pa.bool_(): {bool},
 }
 Record = dict[str, Any] | None
+
+
+def reader(corpus: CorpusConfig) -> str:
+    return "jsonl"
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
@@ -47,6 +55,11 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     if corpus.candidates:
         _check_candidates(corpus.candidates, rows, file)
     return pa.schema([pa.field(name, _infer([row.get(name) for row in rows])) for name in corpus.columns])
+
+
+def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
+    """As `lines.scan`: whether the columns are there, each row says. Raises CorpusError, StorageError."""
+    return lines.scan(file, LINES, reader(corpus))
 
 
 def _check_candidates(column: str, rows: list[dict[str, Any]], file: ShardFile) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import lance
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
@@ -19,6 +19,12 @@ from pipelines.storage.faults import translate
 from pipelines.storage.places import is_s3, local_path
 from pipelines.units import Listing, Shard, Unit
 
+if TYPE_CHECKING:
+    import lance
+
+EXTENSIONS = (".lance",)
+STREAMED = False
+SCAN_READS_ALL = False
 BATCH_ROWS = 8192
 
 
@@ -28,6 +34,8 @@ def listings(uri: str, storage: StorageConfig) -> list[Listing]:
 
 
 def _dataset(uri: str, storage: StorageConfig) -> lance.LanceDataset:
+    import lance  # takes a second that other corpora need not pay
+
     try:
         return lance.dataset(uri if is_s3(uri) else local_path(uri), storage_options=lance_options(storage))
     except (ValueError, OSError) as bad:
@@ -60,11 +68,15 @@ def _fragment(file: ShardFile) -> lance.LanceFragment:
     raise file.error("this fragment changed while the run was going on; run the command again")
 
 
+def reader(corpus: CorpusConfig) -> str:
+    return "lance"
+
+
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
     return carried_fields(_fragment(file).schema, wanted.corpus, file.path)
 
 
-def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """Raises CorpusError, StorageError."""
     try:
         fragment = _fragment(file)
@@ -73,7 +85,7 @@ def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
             check(fragment.schema, corpus, file.path)
     except (OSError, ValueError) as bad:
         raise file.broken(bad) from bad
-    return Shard(file.path, file.size, file.stamp, file.stamp, reader, rows)
+    return Shard(file.path, file.size, file.stamp, file.stamp, reader(corpus), rows)
 
 
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:

@@ -14,10 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import pyarrow as pa
-
-from pipelines.corpus.columns import carried_fields, from_arrow
-from pipelines.corpus.reading import TOO_LONG, Piece, Wanted
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX, ShardFile, overlap, runs
 from pipelines.units import Range, Shard, Unit
 
@@ -25,7 +21,6 @@ BOM = b"\xef\xbb\xbf"
 OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # of UTF-16, the first of UTF-32 too
 NOT_UTF8 = "is UTF-16 or UTF-32; text must be UTF-8: convert it, for example with iconv -f UTF-16 -t UTF-8"
 Raw = bytes | None  # None: too long to be held
-TEXT_SCHEMA = pa.schema([pa.field("text", pa.string()), pa.field("path", pa.string())])
 
 
 class Cutter(Protocol):
@@ -109,7 +104,7 @@ def records(
         if digest is not None:
             digest(block)
         if offset == 0:
-            bom = _mark_length(block, file)
+            bom = mark_length(block, file)
             block, offset = block[bom:], bom
         if not block:
             continue  # nothing but the mark
@@ -130,7 +125,7 @@ def records(
         yield row, last, offset
 
 
-def _mark_length(first: bytes, file: ShardFile) -> int:
+def mark_length(first: bytes, file: ShardFile) -> int:
     """Bytes of the byte order mark that a file's first block begins with."""
     if first.startswith(OTHER_BOMS):
         raise file.error(NOT_UTF8)
@@ -173,47 +168,3 @@ def stretches(file: ShardFile, units: Sequence[Unit], framing: Framing) -> Itera
                 yield inside[0], found[inside[0] - row : inside[1] - row]
             if row + len(found) >= run[-1].stop:
                 break
-
-
-def text_columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
-    return carried_fields(TEXT_SCHEMA, wanted.corpus, file.path)
-
-
-def file_scan(file: ShardFile, reader: str) -> Shard:
-    """For text of which each file is one row. Raises CorpusError, StorageError."""
-    version = file.stamp if file.remote else file.digest()
-    return Shard(file.path, file.size, file.stamp, version, reader, rows=1, seekable=file.compression is None)
-
-
-def text_pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
-    if wanted.corpus.text_rows == "file":
-        yield 0, _text_table(file, [_whole(file)], wanted)
-        return
-    for row, found in stretches(file, units, LINES):
-        yield row, _text_table(file, [line and line.rstrip(b"\r") for line in found], wanted)
-
-
-def _whole(file: ShardFile) -> Raw:
-    held, size = [], 0
-    for block in file.blocks():
-        held.append(block)
-        size += len(block)
-        if size > RECORD_BYTES_MAX:
-            return None
-    content = b"".join(held)
-    return content[_mark_length(content, file) :]
-
-
-def _text_table(file: ShardFile, found: list[Raw], wanted: Wanted) -> pa.Table:
-    texts: list[str | None] = []
-    notes: dict[int, str] = {}
-    for i, raw in enumerate(found):
-        try:
-            texts.append(None if raw is None else raw.decode())
-            if raw is None:
-                notes[i] = TOO_LONG
-        except UnicodeDecodeError:
-            texts.append(None)
-            notes[i] = "invalid UTF-8"
-    table = pa.table({"text": pa.array(texts, pa.string()), "path": [file.path] * len(found)}, TEXT_SCHEMA)
-    return from_arrow(table, wanted, file.path, notes)

@@ -14,16 +14,23 @@ from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.units import Shard, Unit
 
+EXTENSIONS = (".parquet",)
+STREAMED = False
+SCAN_READS_ALL = False
 TAIL_BYTES = 64 << 10  # holds most footers, so that one request is enough
 BATCH_BYTES = 16 << 20
 BATCH_ROWS = 32_768
+
+
+def reader(corpus: CorpusConfig) -> str:
+    return "parquet"
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
     return carried_fields(_footer(file)[1], wanted.corpus, file.path)
 
 
-def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
+def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """Raises CorpusError, StorageError."""
     metadata, schema, raw = _footer(file)
     if metadata.num_rows:
@@ -31,7 +38,7 @@ def scan(file: ShardFile, corpus: CorpusConfig, reader: str) -> Shard:
     groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     rows, breaks = breaks_of(groups)
     version = file.stamp if file.remote else f"footer:{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
-    return Shard(file.path, file.size, file.stamp, version, reader, rows, breaks)
+    return Shard(file.path, file.size, file.stamp, version, reader(corpus), rows, breaks)
 
 
 def _footer(file: ShardFile) -> tuple[pq.FileMetaData, pa.Schema, bytes]:

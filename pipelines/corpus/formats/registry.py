@@ -1,74 +1,71 @@
-"""Which module knows which format. Lance is imported only for corpora that need it: that takes a second."""
+"""The formats that a corpus may have: one table, a module each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
-from pipelines.corpus.formats import arrow, jsonl, lines, parquet
-from pipelines.corpus.formats import csv as delimited
+from pipelines.corpus.formats import arrow, csv, jsonl, lance, parquet, text
 from pipelines.corpus.reading import Piece, Wanted
-from pipelines.corpus.shard_file import ShardFile, reader_of
+from pipelines.corpus.shard_file import ShardFile, compression_of, extension
+from pipelines.errors import CorpusError
 from pipelines.units import Shard, Unit
 
 
-def columns(kind: str, file: ShardFile, wanted: Wanted) -> pa.Schema | None:
-    """The carried columns with the types they have in this file, after checking that all columns of the job are in it;
-    None where an empty file says nothing. Raises CorpusError, StorageError."""
-    match kind:
-        case "parquet":
-            return parquet.columns(file, wanted)
-        case "arrow":
-            return arrow.columns(file, wanted)
-        case "csv":
-            return delimited.columns(file, wanted)
-        case "jsonl":
-            return jsonl.columns(file, wanted)
-        case "lance":
-            from pipelines.corpus.formats import lance
+class Format(Protocol):
+    """What the module of a format has.
 
-            return lance.columns(file, wanted)
-    return lines.text_columns(file, wanted)
+    EXTENSIONS: of its files. STREAMED: read from its beginning on, so that it may be compressed as a whole.
+    SCAN_READS_ALL: its rows are counted by reading them, or its content must be digested."""
 
+    @property
+    def EXTENSIONS(self) -> tuple[str, ...]: ...
 
-def scan(kind: str, file: ShardFile, corpus: CorpusConfig) -> Shard:
-    """Row count and identity, after checking that the columns are there which every shard must have.
+    @property
+    def STREAMED(self) -> bool: ...
 
-    Raises CorpusError, StorageError."""
-    reader = reader_of(kind, corpus)
-    match kind:
-        case "parquet":
-            return parquet.scan(file, corpus, reader)
-        case "arrow":
-            return arrow.scan(file, corpus, reader)
-        case "lance":
-            from pipelines.corpus.formats import lance
+    @property
+    def SCAN_READS_ALL(self) -> bool: ...
 
-            return lance.scan(file, corpus, reader)
-        case "text" if corpus.text_rows == "file":
-            return lines.file_scan(file, reader)
-        case "csv":
-            return delimited.scan(file, corpus, reader)
-    return lines.scan(file, lines.LINES, reader)
+    def reader(self, corpus: CorpusConfig) -> str:
+        """The format and those options that decide what a row is; part of a shard's identity."""
+
+    def columns(self, file: ShardFile, wanted: Wanted) -> pa.Schema | None:
+        """The carried columns with the types they have in this file, after checking that all columns of the job are in
+        it; None where an empty file says nothing. Raises CorpusError, StorageError."""
+
+    def scan(self, file: ShardFile, corpus: CorpusConfig) -> Shard:
+        """Row count and identity, after checking that the columns are there which every shard must have.
+
+        Raises CorpusError, StorageError."""
+
+    def pieces(self, file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
+        """(number of the first row, decoded table) of all rows of the units, ascending.
+
+        Raises CorpusError, StorageError."""
 
 
-def pieces(kind: str, file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
-    """(number of the first row, decoded table) of all rows of the units, ascending.
+FORMATS: dict[str, Format] = {
+    "parquet": parquet,
+    "jsonl": jsonl,
+    "csv": csv,
+    "text": text,
+    "arrow": arrow,
+    "lance": lance,
+}
+_BY_EXTENSION = {extension: kind for kind, module in FORMATS.items() for extension in module.EXTENSIONS}
 
-    Raises CorpusError, StorageError."""
-    match kind:
-        case "parquet":
-            return parquet.pieces(file, units, wanted)
-        case "arrow":
-            return arrow.pieces(file, units, wanted)
-        case "csv":
-            return delimited.pieces(file, units, wanted)
-        case "jsonl":
-            return jsonl.pieces(file, units, wanted)
-        case "lance":
-            from pipelines.corpus.formats import lance
 
-            return lance.pieces(file, units, wanted)
-    return lines.text_pieces(file, units, wanted)
+def format_of(path: str) -> str | None:
+    """The format that a file's extension says, compression suffix aside; None when it says none.
+
+    CorpusError for a compression that cannot be read, or on a format that is compressed inside."""
+    if compression_of(path) is None:
+        return _BY_EXTENSION.get(extension(path))
+    kind = _BY_EXTENSION.get(extension(path[: -len(extension(path))]))
+    if kind is not None and not FORMATS[kind].STREAMED:
+        raise CorpusError(f"{path}: {kind} is compressed inside; unpack the {extension(path)} around it")
+    return kind

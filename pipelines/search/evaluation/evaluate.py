@@ -23,18 +23,18 @@ import numpy as np
 
 from actors.spec import ModelSpec
 from pipelines import __version__
-from pipelines.cli.display import Display
 from pipelines.config import JobConfig
 from pipelines.errors import ConfigError, FingerprintMismatch, TableError
-from pipelines.maintenance.status import open_table
+from pipelines.progress import Progress
 from pipelines.run.prepare import model_spec
-from pipelines.search.evaluation import choices, measures, page
-from pipelines.search.evaluation import stored as table
+from pipelines.search.evaluation import choices, measures, page, stored
 from pipelines.search.evaluation.beir import Collection, read_collection
-from pipelines.search.searcher import Hit, Searcher
+from pipelines.search.query import Hit
+from pipelines.search.searcher import Searcher
 from pipelines.table.files import TableAddress, reading
 from pipelines.table.schema import TableMetadata
-from pipelines.tasks.task import task_of
+from pipelines.table.table import LanceTable, open_table
+from pipelines.tasks.registry import task_of
 
 SCORES_AT_ONCE = 1 << 24  # bounds a part of the table: 64 MB of float32 scores
 LEAST_ROWS = 1024  # of a part
@@ -48,7 +48,7 @@ CUTTING = {
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What to evaluate with. folder: BEIR layout. rerank: weights of a reranker, for the first `candidates` passages
     of each list. instruction: in place of the table's own. out: a folder for the page and the JSON."""
 
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Stage:
+class SearchStage:
     """One way to search, over all queries. lists: documents by the digest of their id, the best first. milliseconds: of
     one query, the median."""
 
@@ -70,7 +70,7 @@ class Stage:
     milliseconds: float
 
 
-def evaluate(job: JobConfig, request: Request, display: Display) -> dict[str, Any]:
+def evaluate(job: JobConfig, request: EvaluationRequest, progress: Progress) -> dict[str, Any]:
     """Returns what was measured, as plain data; writes evaluation.json and evaluation.html if there is an `out`.
 
     Raises ConfigError (the collection, `out`), TableError, FingerprintMismatch, StorageError, ModelError."""
@@ -79,38 +79,40 @@ def evaluate(job: JobConfig, request: Request, display: Display) -> dict[str, An
     if request.out is not None:
         _make_folder(request.out)
     address = TableAddress(job.table.location, job.storage)
-    check_same_space(job, open_table(address).metadata)  # before a model is loaded
+    check_same_job(job, open_table(address).metadata)  # before a model is loaded
     searcher = Searcher(
         address, ModelSpec(request.rerank, s3=job.storage.for_weights()) if request.rerank is not None else None
     )
     with reading(address):
-        found = {"table": address.location, **_evaluate(searcher, collection, request, display)}
+        found = {"table": address.location, **_evaluate(searcher, collection, request, progress)}
     if request.out is not None:
         _write(request.out / "evaluation.json", json.dumps(found, indent=1) + "\n")
         _write(request.out / "evaluation.html", page.render(found))
     return found
 
 
-def check_same_space(job: JobConfig, metadata: TableMetadata) -> None:
+def check_same_job(job: JobConfig, metadata: TableMetadata) -> None:
     """Raises FingerprintMismatch if the job would not make this table."""
     task = task_of(job)
     if task.name != "embed":
         raise ConfigError(f"evaluate measures the search in a table of vectors, and this job has task: {task.name}")
-    _, facts = task.settle(model_spec(job, False, metadata))
+    _, facts = task.resolve(model_spec(job, False, metadata))
     if differences := metadata.differences(TableMetadata(facts, metadata.model, metadata.rows_per_unit)):
-        raise FingerprintMismatch(job.table.location, differences, task.space, task.remedy)
+        raise FingerprintMismatch(job.table.location, differences, task.words.space, task.words.remedy)
 
 
-def _evaluate(searcher: Searcher, collection: Collection, request: Request, display: Display) -> dict[str, Any]:
-    dataset, known = searcher.dataset, searcher.metadata.identity
-    covered = table.coverage(dataset, collection)
+def _evaluate(
+    searcher: Searcher, collection: Collection, request: EvaluationRequest, progress: Progress
+) -> dict[str, Any]:
+    table, known = searcher.table, searcher.metadata.identity
+    covered = stored.coverage(table, collection)
     if not covered.found:
         raise _nothing_judged(covered)
-    display.say(f"embedding {len(collection.queries):,} queries")
+    progress.say(f"embedding {len(collection.queries):,} queries")
     queries_QD = searcher.embed_queries(list(collection.queries.values()), request.instruction)
-    trial = choices.Trial(queries_QD, known["vector_dtype"], table.sample(dataset, known["dimensions"]))
-    display.say(f"searching {covered.vectors:,} vectors exactly, in {len(trial.ways)} forms")
-    for documents_n, vectors_nD in table.parts(dataset, max(LEAST_ROWS, SCORES_AT_ONCE // len(queries_QD))):
+    trial = choices.Trial(queries_QD, known["vector_dtype"], stored.sample(table, known["dimensions"]))
+    progress.say(f"searching {covered.vectors:,} vectors exactly, in {len(trial.ways)} forms")
+    for documents_n, vectors_nD in stored.parts(table, max(LEAST_ROWS, SCORES_AT_ONCE // len(queries_QD))):
         trial.add(documents_n, vectors_nD)
 
     def judge(lists: Sequence[Sequence[int]]) -> np.ndarray:
@@ -121,9 +123,9 @@ def _evaluate(searcher: Searcher, collection: Collection, request: Request, disp
     bootstrap = measures.Bootstrap(len(queries_QD))
     weighed = choices.weigh(trial, judge, bootstrap)
     exact = trial.documents(*trial.ways[0])
-    stages = list(_Store(searcher, collection, queries_QD, request, display).stages(exact))
+    stages = list(_Store(searcher, collection, queries_QD, request, progress).stages(exact))
     return {
-        "version": dataset.version,
+        "version": table.version,
         "fingerprint": searcher.metadata.fingerprint,
         "vectormill": __version__,
         "model": {**known, "name": searcher.metadata.model["weights"]},
@@ -131,9 +133,9 @@ def _evaluate(searcher: Searcher, collection: Collection, request: Request, disp
         "split": request.split,
         "queries": len(queries_QD),
         "judgments": collection.judgments,
-        "records": dataset.count_rows(),
+        "records": table.count_rows(),
         "vectors": covered.vectors,
-        "index": table.vector_index(dataset),
+        "index": _index(table),
         "reranker": request.rerank,
         "notes": _notes(collection, covered),
         "stages": [
@@ -153,6 +155,14 @@ def _evaluate(searcher: Searcher, collection: Collection, request: Request, disp
     }
 
 
+def _index(table: LanceTable) -> dict[str, Any] | None:
+    """Name and type of the vector index, and how many rows it holds."""
+    state = table.vector_index()
+    if state is None:
+        return None
+    return {"name": state.name, "type": state.type, "rows": table.count_rows() - state.unindexed_rows}
+
+
 class _Store:
     """Asks the store, query by query."""
 
@@ -161,22 +171,22 @@ class _Store:
         searcher: Searcher,
         collection: Collection,
         queries_QD: np.ndarray,
-        request: Request,
-        display: Display,
+        request: EvaluationRequest,
+        progress: Progress,
     ):
         self._searcher, self._queries_QD = searcher, queries_QD
         self._texts = list(collection.queries.values())
-        self._request, self._display = request, display
+        self._request, self._progress = request, progress
 
-    def stages(self, exact: Sequence[Sequence[int]]) -> Iterator[Stage]:
+    def stages(self, exact: Sequence[Sequence[int]]) -> Iterator[SearchStage]:
         """The exact first stage, whose lists are given; that of the index; and each reranked."""
         timed = [self._documents(at, exact=True)[1] for at in range(len(exact))[:TIMED_SEARCHES]]
-        first = [Stage("exact", exact, 1000 * float(np.median(timed)))]
-        if table.vector_index(self._searcher.dataset) is not None:
-            self._display.say(f"searching {len(exact):,} times through the index")
+        first = [SearchStage("exact", exact, 1000 * float(np.median(timed)))]
+        if self._searcher.table.vector_index() is not None:
+            self._progress.say(f"searching {len(exact):,} times through the index")
             found = [self._documents(at, exact=False) for at in range(len(exact))]
             median = float(np.median([seconds for _, seconds in found]))
-            first.append(Stage("index", [documents for documents, _ in found], 1000 * median))
+            first.append(SearchStage("index", [documents for documents, _ in found], 1000 * median))
         for stage in first:
             yield stage
             if self._request.rerank is not None:
@@ -195,10 +205,10 @@ class _Store:
                 return documents[: measures.DEPTH], seconds
             limit *= 2
 
-    def _reranked(self, stage: Stage) -> Stage:
+    def _reranked(self, stage: SearchStage) -> SearchStage:
         """Each list with its first `candidates` passages in the reranker's order, and the rest behind them."""
         count = self._request.candidates
-        self._display.say(f"reranking {len(self._texts):,} x {count:,} passages ({stage.name})")
+        self._progress.say(f"reranking {len(self._texts):,} x {count:,} passages ({stage.name})")
         lists, spent = [], []
         for at, text in enumerate(self._texts):
             started = time.perf_counter()
@@ -207,16 +217,16 @@ class _Store:
             spent.append(time.perf_counter() - started)
             lists.append(list(dict.fromkeys([*_different(ordered), *stage.lists[at]]))[: measures.DEPTH])
             if (at + 1) % max(1, len(self._texts) // LINES_OF_RERANKING) == 0:
-                self._display.say(f"reranked {at + 1:,} of {len(self._texts):,} queries")
-        return Stage(f"{stage.name} + rerank", lists, 1000 * float(np.median(spent)))
+                self._progress.say(f"reranked {at + 1:,} of {len(self._texts):,} queries")
+        return SearchStage(f"{stage.name} + rerank", lists, 1000 * float(np.median(spent)))
 
 
 def _different(hits: Sequence[Hit]) -> list[int]:
     """The documents of passages, the best first."""
-    return list(dict.fromkeys(table.digests_of([hit.id for hit in hits]).tolist()))
+    return list(dict.fromkeys(stored.digests_of([hit.id for hit in hits]).tolist()))
 
 
-def _notes(collection: Collection, covered: table.Coverage) -> list[str]:
+def _notes(collection: Collection, covered: stored.Coverage) -> list[str]:
     """What is not as one would expect, in words."""
 
     def such(ids: Sequence[str]) -> str:
@@ -241,7 +251,7 @@ def _notes(collection: Collection, covered: table.Coverage) -> list[str]:
     return notes
 
 
-def _nothing_judged(covered: table.Coverage) -> TableError:
+def _nothing_judged(covered: stored.Coverage) -> TableError:
     some = ", ".join(repr(one) for one in sorted(covered.names.values())[:3])
     return TableError(
         f"none of the {len(covered.names):,} judged documents ({some}, ...) has a vector in the table: is it the table "

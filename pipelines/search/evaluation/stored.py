@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.search.evaluation.beir import Collection
 from pipelines.table.digests import ID_DIGEST, id_digests
+from pipelines.table.table import LanceTable
 
 SAMPLE_ROWS, SAMPLE_BYTES = 20_000, 64 << 20
 WITH_VECTOR, WITHOUT_VECTOR = "_reason IS NULL", "_reason IS NOT NULL"
@@ -38,7 +38,7 @@ class Coverage:
         return sorted(set(self.names.values()) - self.found - self.bad)
 
 
-def coverage(dataset: Any, collection: Collection) -> Coverage:
+def coverage(table: LanceTable, collection: Collection) -> Coverage:
     """Reads one column of numbers."""
     documents = sorted(collection.documents)
     numbers_N = digests_of(documents)
@@ -47,7 +47,7 @@ def coverage(dataset: Any, collection: Collection) -> Coverage:
     def among(which: str) -> tuple[set[str], int]:
         seen: set[int] = set()
         rows = 0
-        for batch in dataset.scanner(columns=[ID_DIGEST], filter=which).to_batches():
+        for batch in table.records([ID_DIGEST], which):
             part_n = batch[ID_DIGEST].to_numpy()
             seen.update(part_n[np.isin(part_n, numbers_N)].tolist())
             rows += len(part_n)
@@ -62,22 +62,22 @@ def digests_of(ids: Sequence[str]) -> np.ndarray:
     return id_digests(pa.record_batch([pa.array(ids, pa.string())], ["id"]))
 
 
-def sample(dataset: Any, dimensions: int) -> np.ndarray:
+def sample(table: LanceTable, dimensions: int) -> np.ndarray:
     """Some vectors, float32 [N, D], the same ones for the same version of the table."""
-    rows, wanted = dataset.count_rows(), min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * dimensions))
+    rows, wanted = table.count_rows(), min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * dimensions))
     places = np.arange(rows)
     if rows > wanted:
         places = np.unique(np.random.default_rng(0).integers(0, rows, wanted))
-    vectors_ND = _vectors(dataset.take(places.tolist(), columns=["vector"]).combine_chunks()["vector"].chunk(0))
+    vectors_ND = _vectors(table.take(places.tolist(), ["vector"]).combine_chunks()["vector"].chunk(0))
     if not len(vectors_ND):  # nearly all rows are bad
-        vectors_ND = np.concatenate([part for _, part in parts(dataset, wanted)])[:wanted]
+        vectors_ND = np.concatenate([part for _, part in parts(table, wanted)])[:wanted]
     return vectors_ND
 
 
-def parts(dataset: Any, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def parts(table: LanceTable, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All records that have a vector, `rows` at most at a time: documents int64 [n], vectors float32 [n, D]."""
     columns = [ID_DIGEST, "vector"]
-    for batch in dataset.scanner(columns=columns, filter=WITH_VECTOR, batch_size=rows).to_batches():
+    for batch in table.records(columns, WITH_VECTOR, batch_rows=rows):
         if batch.num_rows:
             yield batch[ID_DIGEST].to_numpy(), _vectors(batch["vector"])
 
@@ -86,11 +86,3 @@ def _vectors(column: pa.FixedSizeListArray) -> np.ndarray:
     """float32 [n, D] of those that are not null."""
     numbers = column.flatten().to_numpy(zero_copy_only=False)
     return numbers.reshape(-1, column.type.list_size).astype(np.float32, copy=False)
-
-
-def vector_index(dataset: Any) -> dict[str, Any] | None:
-    """The index over the vectors: name, type and how many rows it holds; None if there is none."""
-    for index in dataset.describe_indices():
-        if index.field_names == ["vector"]:
-            return {"name": index.name, "type": index.index_type, "rows": index.num_rows_indexed}
-    return None

@@ -183,19 +183,39 @@ def rows_outside(dataset: Any, indexes: Sequence[Any]) -> int:
     return sum(fragment.count_rows() for fragment in fragments_outside(dataset, indexes))
 
 
-def describe(dataset: Any) -> dict[str, Any] | None:
-    """The vector index for `status`: type, bytes, rows outside it, measured recall; None if there is none."""
+@dataclass(frozen=True)
+class IndexState:
+    """The vector index that is in a table. bytes: of its files. What was measured is None where another program built
+    it: recall@10 over `queries` queries, with the half-width of its 95 % interval, and the settings that reach it."""
+
+    name: str
+    type: str
+    segments: int
+    bytes: int
+    unindexed_rows: int
+    partitions: int | None = None
+    nprobes: int | None = None
+    refine_factor: int | None = None
+    recall: float | None = None
+    recall_margin: float | None = None
+    queries: int | None = None
+    measured: str | None = None
+    why: str | None = None
+
+
+def state_of(dataset: Any) -> IndexState | None:
+    """None if there is none."""
     indexes = vector_indexes(dataset)
     if not indexes:
         return None
     record = record_of(dataset)
     index = next((index for index in indexes if record and index.name == record.name), indexes[0])
-    found = {
-        "name": index.name,
-        "type": index.index_type,
-        "segments": len(index.segments),
-        "bytes": index.total_size_bytes,
-        "unindexed_rows": rows_outside(dataset, [index]),
-    }
     names = ("partitions", "nprobes", "refine_factor", "recall", "recall_margin", "queries", "measured", "why")
-    return found | {name: getattr(record, name) if record else None for name in names}
+    return IndexState(
+        index.name,
+        index.index_type,
+        len(index.segments),
+        index.total_size_bytes,
+        rows_outside(dataset, [index]),
+        *(getattr(record, name) if record else None for name in names),
+    )

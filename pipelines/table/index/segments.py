@@ -1,4 +1,4 @@
-"""Builds indexes and makes them visible: the one place besides `table.py` that commits to a table.
+"""Builds indexes and makes them visible.
 
     train partitions → a segment for each group of fragments, in parallel → try: a version that nobody sees →
     publish: the new segments in, the old ones out, in one commit
@@ -26,13 +26,12 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 from lance.commit import CommitConflictError
 from lance.dataset import Index
 from lance.indices import IndicesBuilder
 
 from pipelines.errors import TableError
-from pipelines.storage.clients import filesystem_for
+from pipelines.storage.files import entries, remove_file, remove_folder
 from pipelines.table.files import TableAddress
 from pipelines.table.index.records import COLUMN, IndexRecord, Kind, fragments_outside, note, record_of
 
@@ -132,24 +131,21 @@ def trial(
     try:
         yield tried
     finally:
-        files, root = filesystem_for(address.location, address.storage)
-        with contextlib.suppress(FileNotFoundError):  # swept by another optimize, hours later
-            files.delete_file(f"{root}/_versions/d{tried.version}.manifest")
+        remove_file(f"{address.location}/_versions/d{tried.version}.manifest", address.storage)
 
 
 def sweep(address: TableAddress, older_than: timedelta) -> None:
     """Delete the manifests of trials that were killed: cleaning up old versions leaves them."""
-    files, root = filesystem_for(address.location, address.storage)
-    for found in files.get_file_info(pafs.FileSelector(f"{root}/_versions")):
-        if re.fullmatch(r"d\d+\.manifest", found.base_name) and found.mtime < datetime.now(UTC) - older_than:
-            files.delete_file(found.path)
+    versions = f"{address.location}/_versions"
+    for name, modified in entries(versions, address.storage):
+        if re.fullmatch(r"d\d+\.manifest", name) and modified < datetime.now(UTC) - older_than:
+            remove_file(f"{versions}/{name}", address.storage)
 
 
 def discard(address: TableAddress, segments: Sequence[Index]) -> None:
     """Delete the files of segments that were never published."""
-    files, root = filesystem_for(address.location, address.storage)
     for segment in segments:
-        files.delete_dir(f"{root}/_indices/{segment.uuid}")
+        remove_folder(f"{address.location}/_indices/{segment.uuid}", address.storage)
 
 
 def publish(

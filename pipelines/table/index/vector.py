@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from pipelines.cli.display import Display
 from pipelines.errors import ConfigError, TableError
+from pipelines.progress import Progress
 from pipelines.table.files import TableAddress
 from pipelines.table.index import segments
 from pipelines.table.index.recall import Measured, Sample, sample, tune
@@ -26,12 +26,13 @@ from pipelines.table.index.records import (
     COLUMN,
     Choice,
     IndexRecord,
+    IndexState,
     Kind,
     Vectors,
     choose,
-    describe,
     record_of,
     rows_outside,
+    state_of,
     vector_indexes,
     why_none,
 )
@@ -43,7 +44,7 @@ SegmentBuilder = Callable[[segments.Build, list[Any]], list[Any]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class IndexWanted:
     """What `optimize` was asked for. min_recall: least recall@10, in (0, 1]. memory_gb: most that the vector index may
     take, in 10^9 bytes; None: half of this machine's. full_text: a column, or `auto` for the stored text."""
 
@@ -59,25 +60,39 @@ class Wanted:
             raise ConfigError(f"--memory-gb is {self.memory_gb:g}; it must be more than 0")
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What was done: action is none, kept, updated, built or removed. index: the one that is in the table now."""
+
+    action: str
+    why: str | None
+    index: IndexState | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat object: the index's own, where there is one."""
+        state = asdict(self.index) if self.index is not None else {"why": self.why}
+        return {"action": self.action, **state}
+
+
 class VectorIndex:
     """One table's vector index, brought to what is wanted.
 
     from_rows: with `auto`, fewer vectors get no index. build: builds a segment for each of some groups of fragments."""
 
-    def __init__(self, address: TableAddress, wanted: Wanted, from_rows: int, build: SegmentBuilder, display: Display):
+    def __init__(
+        self, address: TableAddress, wanted: IndexWanted, from_rows: int, build: SegmentBuilder, progress: Progress
+    ):
         self.address = address
         self.wanted = wanted
         self.from_rows = from_rows
         self.build = build
-        self.display = display
+        self.progress = progress
         self.dataset = address.open()
 
-    def fit(self) -> dict[str, Any]:
-        """Returns what was done: action (none, kept, updated, built, removed), why, and what `describe` tells.
-
-        Raises TableError when nothing reaches the wanted recall, when there are too few vectors for the index that is
-        asked for, or when another program changed the table's indexes meanwhile; ConfigError for a kind that does not
-        fit the vectors."""
+    def fit(self) -> Fitted:
+        """Raises TableError when nothing reaches the wanted recall, when there are too few vectors for the index that
+        is asked for, or when another program changed the table's indexes meanwhile; ConfigError for a kind that does
+        not fit the vectors."""
         asked = self.wanted.index
         existing = vector_indexes(self.dataset)
         if asked == "none":
@@ -99,7 +114,7 @@ class VectorIndex:
         for kind, why in kinds:
             if self._rebuild(kind, f"{why}. Built because {unfit}"):
                 return self._result("built")
-        return self._give_up(existing, [kind for kind, _ in kinds])
+        raise self._give_up(existing, [kind for kind, _ in kinds])
 
     def _small(self) -> bool:
         return self.vectors.count < self.from_rows
@@ -112,7 +127,7 @@ class VectorIndex:
 
     @cached_property
     def queries(self) -> Sample:
-        self.display.say("searching exactly for sampled queries, to measure the index against")
+        self.progress.say("searching exactly for sampled queries, to measure the index against")
         return sample(self.dataset)
 
     def _unfit(self, record: IndexRecord | None, kinds: list[Kind]) -> str | None:
@@ -137,7 +152,7 @@ class VectorIndex:
         new: list[Any] = []
         removed: list[Any] = []
         if outside:
-            self.display.say(f"bringing the vector index up to date: {outside:,} rows are outside it")
+            self.progress.say(f"bringing the vector index up to date: {outside:,} rows are outside it")
             fragments, removed = segments.to_refresh(self.dataset, index)
             centroids_PD = segments.centroids_of(self.dataset, record.name)
             build = segments.Build(self.address, self.dataset.version, record.name, record.kind, centroids_PD)
@@ -147,7 +162,7 @@ class VectorIndex:
     def _rebuild(self, kind: Kind, why: str) -> bool:
         """Train and build a new index in place of all there are; False if it would not reach the recall."""
         partitions = 1 << round(math.log2(math.sqrt(self.vectors.count)))
-        self.display.say(
+        self.progress.say(
             f"building an {kind.type} index with {partitions:,} partitions over {self.vectors.count:,} vectors"
         )
         name = segments.new_name()
@@ -173,16 +188,16 @@ class VectorIndex:
 
     def _tune(self, dataset: Any, record: IndexRecord) -> Measured | None:
         queries = self.queries
-        self.display.say(f"looking for the least work that reaches recall@10 {self.wanted.min_recall:g}")
+        self.progress.say(f"looking for the least work that reaches recall@10 {self.wanted.min_recall:g}")
         return tune(dataset, queries, record.partitions, self.wanted.min_recall, codes=record.bits is not None)
 
-    def _leave_none(self, existing: list[Any], why: str) -> dict[str, Any]:
+    def _leave_none(self, existing: list[Any], why: str) -> Fitted:
         if existing or why_none(self.dataset) != why:
             segments.remove(self.address, self.dataset, existing, why)
-        return {"action": "removed" if existing else "none", "why": why}
+        return Fitted("removed" if existing else "none", why)
 
-    def _give_up(self, existing: list[Any], kinds: list[Kind]) -> dict[str, Any]:
-        """No new index is good enough. The one that was there stays if it is."""
+    def _give_up(self, existing: list[Any], kinds: list[Kind]) -> TableError:
+        """No new index is good enough, says the error. The one that was there stays if it is."""
         wanted = f"recall@10 {self.wanted.min_recall:g}"
         tried = " and ".join(dict.fromkeys(kind.type for kind in kinds))
         record = record_of(self.dataset)
@@ -193,15 +208,15 @@ class VectorIndex:
         else:
             segments.remove(self.address, self.dataset, existing, f"no index that was tried reaches {wanted}")
             left = "the table has no vector index now, and exact search finds everything"
-        raise TableError(
+        return TableError(
             f"{self.address.location}: {tried} did not reach {wanted} with any settings; {left}. Lower --min-recall, "
             "or allow a larger index with --memory-gb or --index ivf_flat."
         )
 
-    def _result(self, action: str) -> dict[str, Any]:
-        found = describe(self.address.open())
+    def _result(self, action: str) -> Fitted:
+        found = state_of(self.address.open())
         assert found is not None, "an index just put in is there"
-        return {"action": action, **found}
+        return Fitted(action, found.why, found)
 
 
 def _with(record: IndexRecord, found: Measured) -> IndexRecord:

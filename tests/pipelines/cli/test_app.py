@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app as cli
 from pipelines.cli import terminal as report
 from pipelines.cli.display import Display, duration, line
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Receipt, Tally
 from pipelines.errors import CorpusError
 from pipelines.run.metrics import RunMetrics
 from pipelines.units import Unit
@@ -243,9 +243,9 @@ def test_disk_full_at_the_start(job_file, monkeypatch):
 
 def test_disk_full_in_the_middle(job_file, monkeypatch):
     """The run stops with one message, what is committed stays; with space again the same command finishes."""
-    from pipelines.tasks import embed as stages
+    from pipelines.table import sink
 
-    real, calls = stages.write_rows, []
+    real, calls = sink.write_rows, []
 
     def full(address, table):
         calls.append(1)
@@ -253,7 +253,7 @@ def test_disk_full_in_the_middle(job_file, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(address, table)
 
-    monkeypatch.setattr(stages, "write_rows", full)
+    monkeypatch.setattr(sink, "write_rows", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts to write
     result = call("embed", job_file)
     assert result.exit_code == 1
@@ -345,14 +345,14 @@ def test_quiet_says_nothing(job_file, capfd):
 def test_exit_code_of_an_account_that_does_not_add_up(job_file, monkeypatch):
     from pipelines.tasks.embed import Tokenise
 
-    real = Tokenise.tokenise
+    real = Tokenise.__call__
 
     def tokenise(self, table):
         if "d17" in table["id"].to_pylist():
             raise RuntimeError("tokenizer trouble")
         return real(self, table)
 
-    monkeypatch.setattr(Tokenise, "tokenise", tokenise)
+    monkeypatch.setattr(Tokenise, "__call__", tokenise)
     code, found = object_of("embed", job_file)
     assert (code, found["adds_up"], found["missing_rows"]) == (1, False, 16)
     assert "tokenizer trouble" in found["failures"][0]
@@ -429,24 +429,26 @@ def in_the_middle():
     found = metrics()
     found.begin()
     found.began -= 10
-    receipts = [Parcel((Unit(1, "a", n, n + 200, 9, "s"),), counts={"tokens": 5000}) for n in (300, 500)]
+    tallies = (Tally(tokens=5000, bad_rows=bad) for bad in (3, 4))
+    receipts = [
+        Receipt((Unit(1, "a", n, n + 200, 9, "s"),), (), one) for n, one in zip((300, 500), tallies, strict=True)
+    ]
     for receipt in receipts:
         found.received(receipt)
-    found.counts["bad_rows"] = 7
     found.committed(receipts[:1])
     return found
 
 
 def test_line():
-    shown = line(in_the_middle())
+    shown = line(in_the_middle().snapshot())
     for part in ("500 of 1,000 rows in the table (50%)", "4 of 10 units", "2 replica(s)", "1 commits", "7 bad"):
         assert part in shown
     assert shown.endswith(" s left")
     assert "failed" not in shown
-    done = metrics(rows_before=1000, units_before=10)
+    done = metrics(rows_before=1000, units_before=10).snapshot()
     assert "left" not in line(done)
-    assert "(100%)" in line(metrics(rows_total=0, rows_before=0))
-    assert "3 units failed" in line(metrics(failures=3))
+    assert "(100%)" in line(metrics(rows_total=0, rows_before=0).snapshot())
+    assert "3 units failed" in line(metrics(failures=3).snapshot())
 
 
 def test_durations_and_sizes():
@@ -460,13 +462,16 @@ def test_durations_and_sizes():
 
 def test_plain_lines_without_a_terminal(capsys):
     shown = Display(seconds_between_lines=0.05)
-    with shown.running(in_the_middle()):
+    with shown.running():
+        shown.update(in_the_middle().snapshot())
         time.sleep(0.2)
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) >= 3
     assert all("500 of 1,000 rows in the table" in s and s[2] == s[5] == ":" for s in err.splitlines())
-    with Display(quiet=True, seconds_between_lines=0.01).running(in_the_middle()):
+    quiet = Display(quiet=True, seconds_between_lines=0.01)
+    with quiet.running():
+        quiet.update(in_the_middle().snapshot())
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
 
@@ -479,7 +484,8 @@ def on_a_terminal(monkeypatch):
 
 def test_panel_on_a_terminal(monkeypatch, capsys):
     shown, screen = on_a_terminal(monkeypatch)
-    with shown.running(in_the_middle()):
+    with shown.running():
+        shown.update(in_the_middle().snapshot())
         shown.say("a line [of] ours")
         print("noise of the engine")
     for part in ("700 of 1,000", "in the table", "500", "4 of 10", "bad rows", "70%", "s left", "a line [of] ours"):
@@ -487,8 +493,8 @@ def test_panel_on_a_terminal(monkeypatch, capsys):
     assert "noise" not in screen.getvalue(), "rich must not carry the engine's output onto the screen"
     assert "noise" in capsys.readouterr().out
     shown, screen = on_a_terminal(monkeypatch)
-    with shown.running(metrics(failures=1)):
-        pass
+    with shown.running():
+        shown.update(metrics(failures=1).snapshot())
     assert "starting the replicas" in screen.getvalue()
     assert "failed units" in screen.getvalue()
 
@@ -559,7 +565,7 @@ def test_an_engine_that_was_silent_leaves_no_log(logs, capfd):
 
 def test_a_broken_pipe_while_stopping_does_not_hide_the_stop(job_file, monkeypatch):
     from pipelines.errors import Stopped
-    from pipelines.run import run as embed
+    from pipelines.run import job
 
     def stopped(*_):
         try:
@@ -567,7 +573,7 @@ def test_a_broken_pipe_while_stopping_does_not_hide_the_stop(job_file, monkeypat
         finally:
             raise BrokenPipeError(errno.EPIPE, "gone")
 
-    monkeypatch.setattr(embed, "embed", stopped)
+    monkeypatch.setattr(job, "embed", stopped)
     result = call("embed", job_file)
     assert result.exit_code == 130
     assert "the same command goes on from there" in result.stderr

@@ -14,15 +14,15 @@ from tests.support.jobs import job, write_parquet
 WRITING = textwrap.dedent(
     """
     import os, signal, sys
-    import pipelines.tasks.embed
-    real = pipelines.tasks.embed.write_rows
+    import pipelines.table.sink
+    real = pipelines.table.sink.write_rows
 
     def for_ever(address, rows):
         os.kill(os.getpid(), signal.SIGTERM)
         while True:
             real(address, rows)
 
-    pipelines.tasks.embed.write_rows = for_ever
+    pipelines.table.sink.write_rows = for_ever
     from pipelines.cli.app import main
     sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
     main()
@@ -84,7 +84,7 @@ SHUT_DOWN = textwrap.dedent(
     import os, signal, sys, time
     import ray
     from pipelines.cli import app as cli
-    from pipelines.table.table import LanceTable
+    from pipelines.table.fence import Fence
     real = ray.shutdown
 
     def and_wait():
@@ -92,7 +92,7 @@ SHUT_DOWN = textwrap.dedent(
         time.sleep(10)
 
     ray.shutdown = and_wait
-    LanceTable.commit = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+    Fence.commit = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
     sys.argv = ["vectormill", "embed", sys.argv[1], "--quiet"]
     cli.main()
     """

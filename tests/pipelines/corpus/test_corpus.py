@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import StorageConfig
-from pipelines.corpus.corpus import Corpus, scan_all
-from pipelines.engine.stage import InlineExecutor
+from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.counting import scan_all
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import CorpusError, StorageError
 from pipelines.storage.clients import filesystem_for, lance_options
 from pipelines.storage.conditional_put import check_conditional_put

@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.corpus.corpus import Corpus, scan_all
+from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.counting import scan_all
 from pipelines.corpus.formats import lance as lance_format
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import CorpusError
-from pipelines.table.schema import row_schema
-from pipelines.units import bundles, cut, spans
+from pipelines.rows import row_schema
+from pipelines.run.sizing import bundles, spans
+from pipelines.units import cut
 
 ROWS = [{"id": f"d{i}", "text": f"text {i}", "n": i} for i in range(10)]
 

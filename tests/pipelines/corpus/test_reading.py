@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import CorpusError
-from pipelines.table.schema import REASONS
+from pipelines.rows import REASONS
 from tests.pipelines.corpus.test_formats import as_jsonl, corpus, read
 
 Outcome = list[tuple[str, str | None, str | None]]

@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
+from pipelines.corpus.corpus import Corpus
 from pipelines.engine import deadline
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
-from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, Retries
-from pipelines.tasks import embed as stages
-from pipelines.tasks import task as tasks
+from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, UnitAttempts
+from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
 from pipelines.units import Unit
 from tests.support.jobs import Said, ids, job, run, write_parquet
@@ -61,11 +61,11 @@ def test_a_process_that_cannot_even_say_that_it_hangs_ends():
         import re
         from pipelines.engine import deadline
         deadline.GRACE_SECONDS = 0.5
-        with deadline.or_exit(0.5):
+        with deadline.watchdog(0.5):
             pass
-        with deadline.or_exit(None):
+        with deadline.watchdog(None):
             pass
-        with deadline.or_exit(0.5):
+        with deadline.watchdog(0.5):
             deadline.call(0.5, lambda: re.match(r"(a+)+$", "a" * 60 + "b"))
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -92,7 +92,7 @@ def hanging_embedder(spec, hang, poison):
 def test_inline_a_hang_ends_the_run_and_names_the_rows(tmp_path, monkeypatch, hang):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, run={"stage_timeout_seconds": SHORT, "commit_every_seconds": 60})
-    monkeypatch.setattr(tasks, "embedder", lambda spec: hanging_embedder(spec, hang, "d90"))
+    monkeypatch.setattr(embed, "embedder", lambda spec: hanging_embedder(spec, hang, "d90"))
     with pytest.raises(VectormillError, match=r"part-2.parquet rows 0 to 16: embed: not done after 3 s") as caught:
         run(config)
     assert caught.value.exit_code == 1
@@ -105,7 +105,7 @@ def test_inline_a_hang_ends_the_run_and_names_the_rows(tmp_path, monkeypatch, ha
 
 def test_a_file_that_hangs_fails_its_units_only(tmp_path, monkeypatch, hang):
     write_parquet(tmp_path / "corpus")
-    real = stages.Corpus.read
+    real = Corpus.read
 
     def read(self, units, carried):
         for number, table in enumerate(real(self, units, carried)):
@@ -114,10 +114,10 @@ def test_a_file_that_hangs_fails_its_units_only(tmp_path, monkeypatch, hang):
             yield table
 
     config, said = job(tmp_path, run={"stage_timeout_seconds": SHORT}), Said()
-    monkeypatch.setattr(stages.Corpus, "read", read)
+    monkeypatch.setattr(Corpus, "read", read)
     # The second time each unit is read alone, so it is the first of its reading.
     assert run(config, display=said).adds_up
-    monkeypatch.setattr(stages.Corpus, "read", lambda self, units, carried: iter(lambda: hang(), None))
+    monkeypatch.setattr(Corpus, "read", lambda self, units, carried: iter(lambda: hang(), None))
     other = job(tmp_path, table={"name": "other"}, run={"stage_timeout_seconds": 0.05})
     certificate = run(other, display=said)
     assert not certificate.adds_up
@@ -134,11 +134,11 @@ def unit(rows, start=0):
 
 def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
     said = Said()
-    retries = Retries(said.say)
+    retries = UnitAttempts(said.say)
     whole = unit(20)
 
     def hangs(one):
-        assert retries.after_failure(Parcel((one,)).failed("embed: not done", hung=True)) == []
+        assert retries.after_failure(Failed((one,), "embed: not done", hung=True)) == []
 
     hangs(whole)
     assert retries.after_loss([], [(unit(5, 100), whole)]) == ([(whole,)], [])
@@ -158,9 +158,9 @@ def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
 
 
 def test_too_many_hangs_stop_the_run():
-    retries = Retries(lambda message: None)
+    retries = UnitAttempts(lambda message: None)
     ran = [(unit(1, number),) for number in range(MOST_LOST_BUNDLES + 1)]
     for bundle in ran:
-        retries.after_failure(Parcel(bundle).failed("embed: not done", hung=True))
+        retries.after_failure(Failed(bundle, "embed: not done", hung=True))
     with pytest.raises(VectormillError, match="65 hung"):
         retries.after_loss([], ran)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,14 +15,15 @@ import ray
 import yaml
 
 from pipelines.engine import ray as ray_executor
-from pipelines.engine.stage import Parcel, Stage
+from pipelines.engine.stage import Parcel, Receipt, Stage, Tally
 from pipelines.errors import CorpusError, VectormillError
 from pipelines.run.certificate import differences
 from pipelines.run.prepare import prepare
-from pipelines.run.run import EmbedRun
-from pipelines.tasks import task as tasks
+from pipelines.run.run import Run
+from pipelines.run.sizing import bundles, spans
+from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
-from pipelines.units import Shard, bundles, cut, spans
+from pipelines.units import Shard, cut
 from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +81,8 @@ def test_counting_errors_come_back_as_they_are(tmp_path, executor):
 
 
 def label_with_task(parcels):
-    return [replace(p, counts={ray.get_runtime_context().get_task_id(): 1}) for p in parcels]
+    task = Tally(retries=Counter([ray.get_runtime_context().get_task_id()]))
+    return [Receipt(parcel.bundle, (), task) for parcel in parcels]
 
 
 def test_bundles_of_one_span_are_worked_on_by_different_tasks(tmp_path, executor):
@@ -90,10 +92,10 @@ def test_bundles_of_one_span_are_worked_on_by_different_tasks(tmp_path, executor
     assert len(span) == 6
 
     def read(span):
-        return (Parcel(bundle, rows=pa.table({"a": [1]})) for bundle in span)
+        return (Parcel(bundle, pa.table({"a": [1]})) for bundle in span)
 
-    parcels = list(executor.run(read, [Stage("label", lambda: label_with_task, num_cpus=0.5)], [span]))
-    assert len({task for p in parcels for task in p.counts}) == 6
+    receipts = list(executor.run(read, [Stage("label", lambda: label_with_task, num_cpus=0.5)], [span]))
+    assert len({task for receipt in receipts for task in receipt.tally.retries}) == 6
 
 
 # ---------------------------------------------------------------------- processes that die
@@ -117,7 +119,7 @@ def dying_embedder(spec, marker=None, poison=None):
 def test_killed_replica_is_replaced(tmp_path, executor, monkeypatch):
     write_parquet(tmp_path / "corpus")
     marker = str(tmp_path / "died")
-    monkeypatch.setattr(tasks, "embedder", lambda spec: dying_embedder(spec, marker=marker))
+    monkeypatch.setattr(embed, "embedder", lambda spec: dying_embedder(spec, marker=marker))
     config = ray_job(tmp_path)
     assert run(config, executor).adds_up
     assert os.path.exists(marker)
@@ -132,10 +134,10 @@ def inline_rows_unpatched(tmp_path, monkeypatch):
 def test_row_that_kills_its_replica_is_recorded(tmp_path, executor, monkeypatch):
     """Tried three times, then halved until the row is found; all others are embedded in the same run."""
     write_parquet(tmp_path / "corpus", shards=2, rows=16)
-    monkeypatch.setattr(tasks, "embedder", lambda spec: dying_embedder(spec, poison="d5"))
+    monkeypatch.setattr(embed, "embedder", lambda spec: dying_embedder(spec, poison="d5"))
     config = ray_job(tmp_path, run={"rows_per_unit": 4})
     said = Said()
-    certificate = EmbedRun(prepare(config, executor), executor, said).run()
+    certificate = Run.open(prepare(config, executor), executor, said).work()
     assert certificate.adds_up
     assert (certificate.embedded_rows, certificate.reasons) == (31, {"crashes_worker": 1})
     (bad,) = [r for r in rows(config) if r["_reason"]]

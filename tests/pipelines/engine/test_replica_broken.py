@@ -2,14 +2,15 @@
 
 import sys
 
+import pyarrow as pa
 import pytest
 import ray
 
 from actors.spec import ReplicaBroken
-from pipelines.engine.stage import InlineExecutor, Parcel, call
+from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.stage import Parcel, Stage, call
 from pipelines.errors import VectormillError
-from pipelines.tasks import embed as stages
-from pipelines.tasks import task as tasks
+from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
 from tests.support.jobs import Said, ids, job, rows, run, write_parquet
 
@@ -40,7 +41,7 @@ def breaking_embedder(spec, marker=None, poison=None):
 
 
 def patched(monkeypatch, **how):
-    monkeypatch.setattr(tasks, "embedder", lambda spec: breaking_embedder(spec, **how))
+    monkeypatch.setattr(embed, "embedder", lambda spec: breaking_embedder(spec, **how))
 
 
 def ray_job(tmp_path, rows_per_unit):
@@ -82,9 +83,10 @@ def test_other_errors_of_a_stage_stay_failures_of_their_parcels():
     def breaks(parcels):
         raise ReplicaBroken("poisoned")
 
-    assert call("embed", fails, [Parcel(())])[0].failure == "embed: ValueError: a bug"
+    stage, parcel = Stage("embed", lambda: fails), Parcel((), pa.table({}))
+    assert call(stage, fails, [parcel])[0].why == "embed: ValueError: a bug"
     with pytest.raises(ReplicaBroken):
-        call("embed", breaks, [Parcel(())])
+        call(stage, breaks, [parcel])
 
 
 def test_a_replica_that_is_broken_from_the_start_stops_the_run(tmp_path, monkeypatch):
@@ -94,8 +96,8 @@ def test_a_replica_that_is_broken_from_the_start_stops_the_run(tmp_path, monkeyp
         raise ReplicaBroken("cuda:0 failed on the weights")
 
     monkeypatch.setattr("actors.replica.embed.EmbedActor", broken)
-    (parcel,) = stages.embedder(None)([Parcel(())])
-    assert parcel.fatal
+    (failed,) = embed.embedder(None)([Parcel((), pa.table({}))])
+    assert failed.fatal
     write_parquet(tmp_path / "corpus")
     with pytest.raises(VectormillError, match=r"a replica refuses to work: cuda:0 failed"):
         run(job(tmp_path), InlineExecutor())

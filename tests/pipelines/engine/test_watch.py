@@ -7,11 +7,11 @@ import pytest
 from pipelines.config import ReplicaRange
 from pipelines.engine import ray as ray_executor
 from pipelines.engine import watch
-from pipelines.engine.stage import Parcel, Stage, left_of
+from pipelines.engine.open import capacity
+from pipelines.engine.stage import Receipt, Stage
 from pipelines.engine.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 from pipelines.errors import ConfigError, VectormillError
-from pipelines.run import prepare as prepare_module
-from pipelines.units import Unit
+from pipelines.units import Unit, left_of
 from tests.support.jobs import job
 
 
@@ -115,13 +115,16 @@ class Fixed:
         self.gpus = gpus
         self._most = most
 
+    def threads(self, replicas):
+        return 1
+
     def require(self, replicas):
         if replicas > self._most:
             raise ConfigError(f"{replicas} are too many")
 
 
 def replicas(tmp_path, executor, **settings):
-    found = prepare_module.replicas(job(tmp_path, run=settings), executor)
+    found = capacity(job(tmp_path, run=settings), executor).replicas
     return found.min, found.max
 
 
@@ -164,7 +167,7 @@ class Executions:
         )
         given, event = self._script.pop(0)
         for start in given:
-            yield Parcel((row(start),))
+            yield Receipt((row(start),), ())
         if event:
             self._dead.add(len(self.asked))
         if event == "gone":
@@ -173,7 +176,7 @@ class Executions:
     def run(self, *starts):
         stage = Stage("embed", lambda: None, num_gpus=1, replicas=ReplicaRange(min=4, max=8))
         spans = [((row(start),),) for start in starts]
-        return [parcel.bundle[0].start for parcel in self.executor.run(None, [stage], spans)]
+        return [receipt.bundle[0].start for receipt in self.executor.run(None, [stage], spans)]
 
 
 def row(start):

@@ -18,19 +18,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import StorageConfig
-from pipelines.corpus.corpus import ShardCache
+from pipelines.corpus.counting import ShardCache
 from pipelines.corpus.reading import columns_of
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import FingerprintMismatch, TableError
 from pipelines.maintenance import optimize as maintain
 from pipelines.maintenance import verify as verify_module
 from pipelines.maintenance.status import status
-from pipelines.run import run as embed_module
+from pipelines.run.certificate import account
 from pipelines.run.forecast import forecast
 from pipelines.run.prepare import prepare
-from pipelines.search.searcher import Query, Searcher
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
+from pipelines.table import compaction
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
+from pipelines.table.fence import Fence
 from pipelines.table.files import TableAddress
+from pipelines.table.index import columns
 from pipelines.table.table import LanceTable
 from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
@@ -143,9 +147,9 @@ def test_verify_trusts_no_cached_counts(config):
     forecast(config, Said())
     cache = ShardCache(f"{config.table.side_folder}/shards.arrow", config.storage, columns_of(config.corpus))
     cache.save([replace(shard, rows=10, breaks=()) for shard in cache.load().values()], 2**62)
-    assert forecast(config, Said())["rows"] == 30
+    assert forecast(config, Said()).to_dict()["rows"] == 30
     assert doubts(config) == {}
-    assert forecast(config, Said())["rows"] == 120
+    assert forecast(config, Said()).to_dict()["rows"] == 120
 
 
 def test_verify_of_a_table_with_only_bad_rows(tmp_path):
@@ -343,7 +347,7 @@ def test_status_says_what_the_table_holds(tmp_path):
     write_jsonl(tmp_path / "corpus" / "b.jsonl", bad)
     config = job(tmp_path)
     certificate = run(config)
-    found = status(address(config), bad_rows_shown=3)
+    found = status(address(config), bad_rows_shown=3).to_dict()
     table = dataset(config)
     assert found["version"] == table.version == found["versions_kept"]
     assert found["rows"] == found["corpus_rows"] == found["records"] == table.count_rows() == 36
@@ -353,7 +357,7 @@ def test_status_says_what_the_table_holds(tmp_path):
     assert [row["_detail"].split(":")[0] for row in found["first_bad_rows"]] == [f"b.jsonl row {n}" for n in range(3)]
     assert found["bytes"] == sum(path.stat().st_size for path in files_of(config) if path.parent.name == "data")
     assert found["fingerprint"] == certificate.fingerprint
-    assert len(status(address(config), bad_rows_shown=99)["first_bad_rows"]) == 6
+    assert len(status(address(config), bad_rows_shown=99).to_dict()["first_bad_rows"]) == 6
     assert json.dumps(found)
 
 
@@ -361,7 +365,7 @@ def test_status_while_a_run_is_between_commits(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, run={"commit_every_rows": 1})
     seen = []
-    between_commits(monkeypatch, lambda: seen.append(status(address(config))))
+    between_commits(monkeypatch, lambda: seen.append(status(address(config)).to_dict()))
     run(config)
     assert [s["rows"] for s in seen] == [16, 32, 40, 56, 72, 80, 96, 112, 120]
     assert {s["corpus_rows"] for s in seen} == {120}
@@ -371,13 +375,13 @@ def test_status_while_a_run_is_between_commits(tmp_path, monkeypatch):
 
 def between_commits(monkeypatch, action):
     """Do something after each commit of a run, while it is still the committer."""
-    real = LanceTable.commit
+    real = Fence.commit
 
     def commit(self, fragments, properties):
         real(self, fragments, properties)
         action()
 
-    monkeypatch.setattr(LanceTable, "commit", commit)
+    monkeypatch.setattr(Fence, "commit", commit)
 
 
 def test_status_needs_neither_ray_nor_torch(config):
@@ -408,10 +412,10 @@ def test_all_commands_on_s3(tmp_path, s3_endpoint):
     with pytest.raises(TableError, match="there is no table"):
         status(address(config))
     run(config)
-    found = status(address(config))
+    found = status(address(config)).to_dict()
     assert (found["rows"], found["versions_kept"]) == (40, found["version"])
     assert verify_module.verify(config, Said(), 100).ok
-    assert maintain.optimize(address(config), Said())["fragments_after"] == 1
+    assert maintain.optimize(address(config), Said()).to_dict()["fragments_after"] == 1
     assert verify_module.verify(config, Said(), 100).ok
     assert Searcher(address(config)).search(text_of(7), Query(limit=1))[0].id == "d7"
 
@@ -425,14 +429,14 @@ def optimize(config):
 
 def test_compaction_keeps_every_row_and_its_provenance(config):
     before = rows(config)
-    result = optimize(config)
+    result = optimize(config).to_dict()
     assert (result["fragments_before"], result["fragments_after"], result["fragments_removed"]) == (9, 1, 9)
     assert result["index"]["action"] == "none"
     assert rows(config) == before
     assert doubts(config) == {}
     assert run(config).adds_up
     assert dataset(config).version == result["version"], "the checkpoint survived: nothing was left to do"
-    assert optimize(config)["fragments_removed"] == 0
+    assert optimize(config).to_dict()["fragments_removed"] == 0
 
 
 def stop_after(monkeypatch, commits):
@@ -454,7 +458,7 @@ def test_run_goes_on_after_an_optimize(tmp_path, built, monkeypatch):
         run(config)
     monkeypatch.undo()
     done = len(rows(config))
-    assert optimize(config)["fragments_after"] == 1
+    assert optimize(config).to_dict()["fragments_after"] == 1
     said = Said()
     assert run(config, display=said).adds_up
     assert f"({120 - done} of 120 rows)" in said.text
@@ -501,22 +505,22 @@ def test_run_during_an_optimize_does_not_hurt_it(tmp_path, built, monkeypatch):
 
 
 def test_index_is_built_from_some_size_on_and_refreshed(tmp_path, monkeypatch):
-    monkeypatch.setattr(maintain, "INDEX_FROM_ROWS", 300)
+    monkeypatch.setattr(columns, "INDEX_FROM_ROWS", 300)
     write_parquet(tmp_path / "corpus", shards=2, rows=250)
     config = job(tmp_path, run={"rows_per_unit": 100})
     run(config)
     queries = [text_of(n) for n in (3, 77, 250, 499)]
     exact = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
-    result = optimize(config)["index"]
+    result = optimize(config).to_dict()["index"]
     assert (result["action"], result["type"]) == ("built", "IVF_SQ")
-    assert status(address(config))["indices"] == ["id_idx", result["name"]]
+    assert status(address(config)).to_dict()["indices"] == ["id_idx", result["name"]]
     found = [Searcher(address(config)).search(q, Query(limit=1))[0] for q in queries]
     assert [hit.id for hit in found] == [hit.id for hit in exact]
     assert np.allclose([hit.score for hit in found], [hit.score for hit in exact], atol=1e-5), "re-ranked exactly"
     write_parquet(tmp_path / "corpus", shards=1, rows=50, first=5000)
     run(config)
     assert Searcher(address(config)).search(text_of(5007), Query(limit=1))[0].id == "d5007", "and rows outside it"
-    result = optimize(config)["index"]
+    result = optimize(config).to_dict()["index"]
     assert (result["action"], result["unindexed_rows"]) == ("updated", 0)
     assert Searcher(address(config)).search(text_of(5007), Query(limit=1))[0].id == "d5007"
     assert doubts(config) == {}
@@ -524,24 +528,24 @@ def test_index_is_built_from_some_size_on_and_refreshed(tmp_path, monkeypatch):
 
 
 def test_optimize_with_rows_that_have_no_vector(tmp_path, monkeypatch):
-    monkeypatch.setattr(maintain, "INDEX_FROM_ROWS", 300)
+    monkeypatch.setattr(columns, "INDEX_FROM_ROWS", 300)
     records = [{"doc_id": f"d{n}", "text": text_of(n) if n % 4 else None, "n": n} for n in range(500)]
     write_jsonl(tmp_path / "corpus" / "a.jsonl", records)
     config = job(tmp_path)
     run(config)
-    assert optimize(config)["index"]["action"] == "built"
+    assert optimize(config).to_dict()["index"]["action"] == "built"
     assert Searcher(address(config)).search(text_of(77), Query(limit=1))[0].id == "d77"
     assert doubts(config) == {}
 
 
 def test_old_versions_are_removed_and_data_stays(config, monkeypatch):
-    assert optimize(config)["versions_removed"] == 0, "all are younger than an hour"
-    before, versions = rows(config), status(address(config))["versions_kept"]
-    monkeypatch.setattr(maintain, "KEEP_VERSIONS_FOR", timedelta(0))
-    result = optimize(config)
+    assert optimize(config).to_dict()["versions_removed"] == 0, "all are younger than an hour"
+    before, versions = rows(config), status(address(config)).to_dict()["versions_kept"]
+    monkeypatch.setattr(compaction, "KEEP_VERSIONS_FOR", timedelta(0))
+    result = optimize(config).to_dict()
     assert result["versions_removed"] == versions - 1
     assert result["bytes_removed"] > 0
-    assert status(address(config))["versions_kept"] == 1
+    assert status(address(config)).to_dict()["versions_kept"] == 1
     assert rows(config) == before
     assert doubts(config) == {}
     write_parquet(Path(config.corpus.uri), shards=1, first=1000)
@@ -563,7 +567,7 @@ def test_optimize_of_what_is_not_ours(tmp_path):
 def test_plan_before_during_and_after(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, run={"commit_every_rows": 1})
-    before = forecast(config, Said())
+    before = forecast(config, Said()).to_dict()
     names = ("shards", "rows", "rows_to_embed", "units_to_embed", "stale_rows")
     assert [before[name] for name in names] == [3, 120, 120, 9, 0]
     written = [path.relative_to(tmp_path / "db").as_posix() for path in (tmp_path / "db").rglob("*") if path.is_file()]
@@ -573,15 +577,15 @@ def test_plan_before_during_and_after(tmp_path, monkeypatch):
         run(config)
     monkeypatch.undo()
     version = dataset(config).version
-    assert [forecast(config, Said())[name] for name in names] == [3, 120, 80, 6, 0]
+    assert [forecast(config, Said()).to_dict()[name] for name in names] == [3, 120, 80, 6, 0]
     assert dataset(config).version == version
     certificate = run(config)
-    assert [forecast(config, Said())[name] for name in names] == [3, 120, 0, 0, 0]
+    assert [forecast(config, Said()).to_dict()[name] for name in names] == [3, 120, 0, 0, 0]
     assert before["fingerprint"] == certificate.fingerprint
     assert before["tokens_estimate"] == pytest.approx(certificate.tokens, rel=0.2)
     assert before["vector_bytes_estimate"] == 120 * 64 * 4
     (tmp_path / "corpus" / "part-0.parquet").unlink()
-    assert forecast(config, Said())["stale_rows"] == 40
+    assert forecast(config, Said()).to_dict()["stale_rows"] == 40
 
 
 def test_plan_estimates_passages_and_hours(tmp_path):
@@ -589,16 +593,16 @@ def test_plan_estimates_passages_and_hours(tmp_path):
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": str(n), "text": long, "n": n} for n in range(20)])
     chunking = {"max_tokens": 32, "overlap_tokens": 4}
     found = forecast(job(tmp_path, chunking=chunking, model={"weights": "bundled"}), Said())
-    assert found["replica_hours_estimate"] >= 0
+    assert found.replica_hours >= 0
     fake = forecast(job(tmp_path, chunking=chunking), Said())
     certificate = run(job(tmp_path, chunking=chunking))
-    assert fake["vectors_estimate"] == certificate.records == 80
-    assert fake["replica_hours_estimate"] is None
+    assert fake.to_dict()["vectors_estimate"] == certificate.records == 80
+    assert fake.replica_hours is None
 
 
 def test_account_is_read_from_the_table(config, tmp_path):
-    """`embed_module.account` is what verify leans on: a row deleted behind its back is counted."""
+    """`account` is what verify leans on: a row deleted behind its back is counted."""
     dataset(config).delete("n = 0")
     prepared = prepare(config, InlineExecutor())
-    certificate = embed_module.account(prepared, LanceTable.open(address(config)))
+    certificate = account(prepared, LanceTable.open(address(config)))
     assert (certificate.embedded_rows, certificate.deleted_rows, certificate.missing_rows) == (119, 1, 0)

@@ -15,19 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import ConfigError, TableError
 from pipelines.maintenance.scan import scan
 from pipelines.maintenance.verify import verify
-from pipelines.run.account import account
-from pipelines.run.certificate import Certificate, corpus_digest, differences, parse
+from pipelines.run.certificate import Certificate, account, corpus_digest, differences, parse
+from pipelines.run.job import embed
 from pipelines.run.prepare import prepare
-from pipelines.run.run import embed
-from pipelines.table import contents, digests
+from pipelines.table import contents, digests, sink
 from pipelines.table.files import TableAddress
 from pipelines.table.schema import METADATA_KEY, TableMetadata
+from pipelines.table.sink import AppendRows
 from pipelines.table.table import LanceTable
-from pipelines.tasks import embed as stages
+from pipelines.tasks import write
 from pipelines.units import cut
 from tests.support.jobs import Said, job, run, write_jsonl, write_parquet
 
@@ -272,14 +272,14 @@ def test_another_reason_is_found(tmp_path):
 def test_a_bit_that_flips_on_the_way_to_the_disk_is_found(tmp_path, monkeypatch):
     """The digest is of what the replica gave, not of what Lance got."""
     write_parquet(tmp_path / "corpus", shards=1)
-    real = stages.write_rows
+    real = sink.write_rows
 
     def flips(address, rows):
         records = rows.to_pylist()
         one_bit(records)
         return real(address, pa.Table.from_pylist(records, schema=rows.schema))
 
-    monkeypatch.setattr(stages, "write_rows", flips)
+    monkeypatch.setattr(sink, "write_rows", flips)
     certificate = run(job(tmp_path))
     assert certificate.adds_up
     assert [name for name, _ in doubts(job(tmp_path))] == [WRITTEN]
@@ -302,18 +302,20 @@ def test_lost_and_doubled_rows_change_the_digests(config):
     assert len({before.pair_digest, lost.pair_digest, doubled.pair_digest}) == 3
 
 
-@pytest.mark.parametrize("reason", list(stages.LOST))
+@pytest.mark.parametrize("reason", list(write.LOST))
 def test_row_that_killed_or_hung_its_process_has_digests_and_is_bad(config, tmp_path, reason):
     write_parquet(tmp_path / "corpus", shards=1, first=1000)
     prepared = prepare(config, InlineExecutor())
     new = next(shard for shard in prepared.shards if shard.path == "part-1000.parquet")
-    receipt = stages.lost_row(next(iter(cut(new, 1))), reason, prepared.schema, prepared.address)
+    to = AppendRows(prepared.address, prepared.schema)
+    receipt = write.lost_row(next(iter(cut(new, 1))), reason, to, prepared.task.results)
     table = LanceTable.open(prepared.address)
     table.take_fence("a run", {})
-    table.commit(receipt.fragments, {})
-    assert contents.totals(table, prepared.by_id()).reasons == {reason: 1}
+    table.fence.commit(receipt.fragments, {})
+    assert contents.totals(table, prepared.by_id).reasons == {reason: 1}
     assert {check.name: check.ok for check in verify(config, Said()).checks}["bad rows are bad"]
-    assert scan(table, prepared.by_id()).changed == 0
+    soundness = prepared.task.soundness(table.schema, table.metadata)
+    assert scan(table, prepared.by_id, prepared.task.results.columns, soundness).changed == 0
     assert account(prepared, table).id_digest == recount(config.table.location)["id_digest"]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.engine.stage import Parcel
+from pipelines.engine.stage import Receipt
 from pipelines.run.commits import Committer
 from pipelines.units import Unit
 
@@ -30,11 +30,11 @@ def table():
 
 def receipt(*starts, name="f"):
     units = tuple(Unit(1, "a", s, s + 10, 0, "") for s in starts)
-    return Parcel(units, fragments=tuple(f"{name}{s}" for s in starts))
+    return Receipt(units, tuple(f"{name}{s}" for s in starts))
 
 
 def committer(table, seconds=30, rows=1000):
-    return Committer(table, seconds, rows, dict)
+    return Committer(table.commit, seconds, rows, dict)
 
 
 def test_nothing_waits_nothing_is_committed(table, clock):

@@ -8,10 +8,11 @@ import pytest
 
 from actors.spec import ModelError
 from actors.tokenizer.text import TextTokenizer
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import FingerprintMismatch
 from pipelines.run.prepare import prepare
-from pipelines.search.searcher import Query, Searcher
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
 from pipelines.table.table import LanceTable
 from tests.actors.network.test_architectures import build
 from tests.support.jobs import Said, job, run, write_parquet

@@ -16,7 +16,7 @@ from actors.replica.pairs import encoded_of
 from actors.reranker.reranker import Reranker
 from actors.spec import ModelSpec
 from pipelines.corpus.corpus import Corpus
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import ConfigError, CorpusError, FingerprintMismatch, TableError
 from pipelines.job_file import parse_job
 from pipelines.maintenance.verify import verify
@@ -24,7 +24,7 @@ from pipelines.run.certificate import differences
 from pipelines.run.forecast import forecast
 from pipelines.run.prepare import prepare
 from pipelines.table.digests import with_digests
-from pipelines.tasks.pairs import TokenisePairs, one_a_candidate
+from pipelines.tasks.rerank import TokenisePairs, one_a_candidate
 from tests.pipelines.cli.test_app import call, refused
 from tests.support.bulk_jobs import pairs, records_of, rerank_job, rewritten, vectormill_killed_at
 from tests.support.jobs import Said, job, run, write_jsonl, write_parquet
@@ -125,7 +125,7 @@ def test_the_head_of_a_query_travels_once_for_all_its_pairs(tmp_path, corpus):
     config = rerank_job(tmp_path)
     prepared = prepare(config, InlineExecutor())
     unit = next(iter(prepared.corpus.read([next(iter(units_of(prepared)))], prepared.carried)))
-    rows, tokens, _ = TokenisePairs(prepared.spec, None, None).tokenise(unit)
+    rows, tokens, _ = TokenisePairs(prepared.spec, None, None)(unit)
     assert (len(rows), rows["_head"].null_count) == (15, 12), "15 pairs of 3 queries"
     assert {"_query", "_document"}.isdisjoint(rows.column_names), "ids travel, not texts"
     encoded = encoded_of(rows, np.ones(15, bool))

@@ -11,15 +11,16 @@ import pytest
 from actors.embedder.embedder import Embedder
 from actors.spec import ModelSpec
 from actors.weights.locate import locate
-from pipelines.engine.stage import InlineExecutor, Parcel
+from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.stage import Failed
 from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
-from pipelines.run import run as embed_module
+from pipelines.run import waves
 from pipelines.run.prepare import prepare
-from pipelines.run.run import EmbedRun
-from pipelines.table import contents
+from pipelines.run.run import Run
+from pipelines.table import contents, sink
+from pipelines.table.fence import Fence
 from pipelines.table.files import TableAddress
 from pipelines.table.table import LanceTable
-from pipelines.tasks import embed as stages
 from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
 
 
@@ -53,7 +54,7 @@ def test_tiny_files_travel_in_bundles(tmp_path):
     prepared = prepare(config, executor)
     content = (folder / "part-30.parquet").read_bytes()
     (folder / "part-30.parquet").unlink()
-    certificate = EmbedRun(prepared, executor, Said()).run()
+    certificate = Run.open(prepared, executor, Said()).work()
     assert (certificate.embedded_rows, certificate.missing_rows, len(certificate.failures)) == (147, 3, 1)
     (folder / "part-30.parquet").write_bytes(content)
     assert run(config).adds_up
@@ -119,7 +120,7 @@ def test_other_unit_size_resumes_exactly(tmp_path, corpus, monkeypatch):
 
 def stop_after(monkeypatch, commits):
     """Ctrl-C right after the n-th commit."""
-    real, seen = LanceTable.commit, []
+    real, seen = Fence.commit, []
 
     def commit(self, fragments, properties):
         real(self, fragments, properties)
@@ -127,13 +128,13 @@ def stop_after(monkeypatch, commits):
         if len(seen) == commits:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(LanceTable, "commit", commit)
+    monkeypatch.setattr(Fence, "commit", commit)
 
 
 def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
     """Nothing is due yet when Ctrl-C comes; the receipts in hand are committed all the same."""
     config = job(tmp_path, run={"commit_every_seconds": 10})
-    real = embed_module.with_ticks
+    real = waves.with_ticks
 
     def interrupted(stream, due):
         for number, parcel in enumerate(real(stream, due)):
@@ -141,7 +142,7 @@ def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
                 raise KeyboardInterrupt
             yield parcel
 
-    monkeypatch.setattr(embed_module, "with_ticks", interrupted)
+    monkeypatch.setattr(waves, "with_ticks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     monkeypatch.undo()
@@ -222,7 +223,7 @@ def test_stale_rows_stay_until_the_new_ones_are_in(tmp_path, corpus, monkeypatch
     (corpus / "part-0.parquet").unlink()
     write_parquet(corpus, shards=1, first=0, rows=44)
     with monkeypatch.context() as broken:
-        broken.setattr(Tokenise, "tokenise", lambda self, table: 1 / 0)
+        broken.setattr(Tokenise, "__call__", lambda self, table: 1 / 0)
         certificate = run(config)
     assert (certificate.adds_up, certificate.stale_rows) == (False, 40)
     assert (run(config).stale_rows, len(rows(config))) == (0, 124)
@@ -304,7 +305,7 @@ def test_unreadable_shard_fails_the_run_and_keeps_the_rest(tmp_path, corpus, mon
     prepared = prepare(config, executor)
     content = (corpus / "part-1.parquet").read_bytes()
     (corpus / "part-1.parquet").unlink()
-    certificate = EmbedRun(prepared, executor, Said()).run()
+    certificate = Run.open(prepared, executor, Said()).work()
     assert not certificate.adds_up
     assert (certificate.embedded_rows, certificate.missing_rows) == (80, 40)
     assert len(certificate.failures) == 3
@@ -317,7 +318,7 @@ def test_unreadable_shard_fails_the_run_and_keeps_the_rest(tmp_path, corpus, mon
 def test_a_stage_that_raises_is_tried_again_then_reported(tmp_path, corpus, monkeypatch):
     from pipelines.tasks.embed import Tokenise
 
-    real, calls = Tokenise.tokenise, []
+    real, calls = Tokenise.__call__, []
 
     def tokenise(self, table):
         calls.append(1)
@@ -325,7 +326,7 @@ def test_a_stage_that_raises_is_tried_again_then_reported(tmp_path, corpus, monk
             raise RuntimeError("tokenizer trouble")
         return real(self, table)
 
-    monkeypatch.setattr(Tokenise, "tokenise", tokenise)
+    monkeypatch.setattr(Tokenise, "__call__", tokenise)
     certificate = run(job(tmp_path))
     assert not certificate.adds_up
     (failure,) = certificate.failures
@@ -386,7 +387,7 @@ def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
     class Refusing(InlineExecutor):
         def run(self, read, stages, spans):
             for span in spans:
-                yield Parcel(span[0]).failed("this replica computes wrong vectors", fatal=True)
+                yield Failed(span[0], "this replica computes wrong vectors", fatal=True)
 
     with pytest.raises(VectormillError, match="this replica computes wrong"):
         run(job(tmp_path), Refusing())
@@ -395,7 +396,7 @@ def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
 
 def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypatch):
     config = job(tmp_path, run={"commit_every_seconds": 10})
-    real, calls = stages.write_rows, []
+    real, calls = sink.write_rows, []
 
     def write_rows(address, table):
         calls.append(1)
@@ -403,7 +404,7 @@ def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypat
             raise OSError("LanceError(IO): No space left on device (os error 28), lance-file/src/writer.rs:254:9")
         return real(address, table)
 
-    monkeypatch.setattr(stages, "write_rows", write_rows)
+    monkeypatch.setattr(sink, "write_rows", write_rows)
     with pytest.raises(VectormillError, match=r"cannot be written: .*the disk is full; make room"):
         run(config)
     assert len(calls) < 9, "neither tried again nor embedded on; the engine is at most two units ahead"
@@ -414,7 +415,7 @@ def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypat
 
 
 def test_store_that_fails_for_a_moment_is_tried_again(tmp_path, corpus, monkeypatch):
-    real, calls = stages.write_rows, []
+    real, calls = sink.write_rows, []
 
     def write_rows(address, table):
         calls.append(1)
@@ -422,8 +423,8 @@ def test_store_that_fails_for_a_moment_is_tried_again(tmp_path, corpus, monkeypa
             raise OSError("503 Slow Down")
         return real(address, table)
 
-    monkeypatch.setattr(stages, "write_rows", write_rows)
-    monkeypatch.setattr("pipelines.tasks.embed.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(sink, "write_rows", write_rows)
+    monkeypatch.setattr("pipelines.storage.retry.time.sleep", lambda seconds: None)
     assert run(job(tmp_path)).adds_up
     assert len(calls) == 9 + 2
 
@@ -475,7 +476,7 @@ def test_two_drivers_one_table(tmp_path, corpus):
 def test_a_run_whose_file_the_newer_one_took_for_an_orphan_says_superseded(tmp_path, corpus, monkeypatch):
     """Not that its table cannot be written: the store is well."""
     config = job(tmp_path)
-    real, newer = stages.write_rows, []
+    real, newer = sink.write_rows, []
 
     def overtaken(address, rows):
         if newer:
@@ -484,7 +485,7 @@ def test_a_run_whose_file_the_newer_one_took_for_an_orphan_says_superseded(tmp_p
         newer.append(run(config))
         raise OSError("LanceError(IO): failed to persist temp file")
 
-    monkeypatch.setattr(stages, "write_rows", overtaken)
+    monkeypatch.setattr(sink, "write_rows", overtaken)
     with pytest.raises(Superseded, match="superseded by run"):
         run(config)
     assert newer[1].adds_up
@@ -507,7 +508,7 @@ def test_new_driver_keeps_what_the_old_one_committed(tmp_path, corpus, monkeypat
 def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
     """After each commit every unit in the table is whole."""
     config = job(tmp_path)
-    real, sizes = LanceTable.commit, []
+    real, sizes = Fence.commit, []
 
     def commit(self, fragments, properties):
         real(self, fragments, properties)
@@ -515,7 +516,7 @@ def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
             unit.rows for unit in contents.units(LanceTable.open(TableAddress(config.table.location, config.storage)))
         )
 
-    monkeypatch.setattr(LanceTable, "commit", commit)
+    monkeypatch.setattr(Fence, "commit", commit)
     run(config)
     assert set(sizes) == {8, 16}, "40 rows in row groups of 16"
 
@@ -541,7 +542,7 @@ def test_commit_of_an_older_run_before_the_fence_is_seen(tmp_path, corpus, monke
     def late(self, run_id, properties):
         monkeypatch.undo()
         assert run(config).adds_up, "the older run finishes just now"
-        real(self, run_id, properties)
+        return real(self, run_id, properties)
 
     monkeypatch.setattr(LanceTable, "take_fence", late)
     assert run(config).adds_up
@@ -558,5 +559,5 @@ def test_weights_that_change_after_the_plan_are_refused(tmp_path, corpus):
     with (weights / "config.json").open("a") as file:
         file.write("\n")
     with pytest.raises(VectormillError, match="a replica refuses to work"):
-        EmbedRun(prepared, executor, Said()).run()
+        Run.open(prepared, executor, Said()).work()
     assert rows(config) == []

@@ -4,15 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import VectormillError
-from pipelines.run import run as embed
 from pipelines.run import sizing
-from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, Retries
+from pipelines.run.prepare import prepare
+from pipelines.run.sizing import waves
+from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, UnitAttempts
 from pipelines.table import contents
 from pipelines.table.checkpoint import UnitInTable, count_pending, pending, read_checkpoint
 from pipelines.table.table import LanceTable
-from pipelines.units import Shard, count_units, cut, waves
+from pipelines.units import Shard, count_units, cut
 from tests.support.jobs import job, rows, run, write_parquet
 
 
@@ -47,9 +48,9 @@ def test_the_checkpoint_holds_a_range_for_a_shard_not_for_a_unit(tmp_path):
     write_parquet(tmp_path / "corpus", shards=3, rows=160)
     config = job(tmp_path)
     run(config)
-    found = embed.prepare(config, InlineExecutor())
+    found = prepare(config, InlineExecutor())
     table = LanceTable.open(found.address)
-    state = contents.checkpoint(table, found.by_id())
+    state = contents.checkpoint(table, found.by_id)
     assert state.units == 30
     assert sorted(map(tuple, state.done.values())) == [((0, 160),)] * 3
 
@@ -64,7 +65,7 @@ def test_what_is_committed_between_the_first_look_and_the_fence_is_seen(tmp_path
         if not others:
             others.append(run)
             run(config)
-        real(table, *arguments)
+        return real(table, *arguments)
 
     monkeypatch.setattr(LanceTable, "take_fence", take_fence)
     certificate = run(config)
@@ -117,11 +118,11 @@ def test_waves_lose_no_bundle():
 def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
     """One row that kills its process takes up to 256 units of its bundle with it: that is not a fault of the set-up."""
     tiny = tuple(unit for n in range(200) for unit in cut(shard(5, f"{n}.parquet"), 10))
-    again, guilty = Retries(lambda said: None).after_loss(tiny, [tiny])
+    again, guilty = UnitAttempts(lambda said: None).after_loss(tiny, [tiny])
     assert (len(again), guilty) == (200, [])
     many = [(unit,) for unit in tiny[: MOST_LOST_BUNDLES + 1]]
     with pytest.raises(VectormillError, match="lost 65 units"):
-        Retries(lambda said: None).after_loss([unit for (unit,) in many], many)
+        UnitAttempts(lambda said: None).after_loss([unit for (unit,) in many], many)
 
 
 def test_units_are_longer_where_one_driver_serves_many_replicas():
@@ -135,9 +136,9 @@ def test_units_are_longer_where_one_driver_serves_many_replicas():
 @pytest.mark.parametrize(("replicas", "commits"), [(1, 8), (4, 2)])
 def test_more_replicas_do_not_make_more_commits(tmp_path, monkeypatch, replicas, commits):
     write_parquet(tmp_path / "corpus", shards=2, rows=64)
-    monkeypatch.setattr(embed, "COMMIT_EVERY_ROWS", 16)
+    monkeypatch.setattr(sizing, "COMMIT_EVERY_ROWS", 16)
     config = job(tmp_path, run={"replicas": replicas, "commit_every_seconds": 600, "rows_per_unit": 16})
     monkeypatch.setattr(sizing, "parcels_per_fragment", lambda *sizes: 1)
     run(config)
-    table = LanceTable.open(embed.prepare(config, InlineExecutor()).address)
+    table = LanceTable.open(prepare(config, InlineExecutor()).address)
     assert table.version == 1 + 1 + commits, "creation, fence, commits"

@@ -1,4 +1,4 @@
-"""`search --queries`: each query searched once over one version of the table, and the hits in one file."""
+"""`bulk-search`: each query searched once over one version of the table, and the hits in one file."""
 
 import contextlib
 import json
@@ -16,14 +16,15 @@ import yaml
 from actors.spec import ModelSpec
 from pipelines.config import RunConfig, StorageConfig
 from pipelines.errors import ConfigError, FingerprintMismatch, TableError
-from pipelines.run import run as embed
+from pipelines.run import job as run_job
 from pipelines.search import task as search_task
-from pipelines.search.bulk import Request, search_queries
-from pipelines.search.searcher import Query, Searcher
+from pipelines.search.bulk import BulkSearch, bulk_search
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
+from pipelines.search.task import SEARCHED
 from pipelines.storage.files import read_bytes, writing
 from pipelines.table.digests import with_digests
 from pipelines.table.files import TableAddress
-from pipelines.table.schema import SEARCHED
 from tests.pipelines.cli.test_app import call, refused
 from tests.pipelines.run.test_run import stop_after
 from tests.support.bulk_jobs import rerank_job, rewritten, vectormill_killed_at
@@ -54,12 +55,12 @@ def table_of(folder):
 
 
 def asked_for(folder, tmp_path, queries, out="results.parquet", reranker=None, **query):
-    return Request(table_of(folder), queries, str(tmp_path / out), Query(**query), reranker)
+    return BulkSearch(table_of(folder), queries, str(tmp_path / out), Query(**query), reranker)
 
 
 def search(asked, run_as=INLINE):
-    certificate, found = search_queries(asked, run_as, Said())
-    return certificate, found, pq.read_table(asked.out).to_pylist()
+    found = bulk_search(asked, run_as, Said())
+    return found, pq.read_table(asked.out).to_pylist()
 
 
 def expected(folder, query, reranker=None):
@@ -79,10 +80,11 @@ def same(rows, wanted):
 
 
 def test_each_query_finds_what_it_finds_alone(tmp_path, built, queries):
-    certificate, found, rows = search(asked_for(built, tmp_path, queries, limit=3, where="n > 10"))
+    found, rows = search(asked_for(built, tmp_path, queries, limit=3, where="n > 10"))
     assert pq.read_table(tmp_path / "results.parquet").schema.names == [*COLUMNS, "reason"]
+    certificate = found.certificate
     assert (certificate.rows, certificate.embedded_rows, certificate.reasons) == (30, 29, {"empty_text": 1})
-    assert (certificate.adds_up, found["hits"]) == (True, 87)
+    assert (found.certificate.adds_up, found.hits) == (True, 87)
     same([row for row in rows if row["reason"] is None], expected(built, Query(limit=3, where="n > 10")))
     assert list(dict.fromkeys(row["query_id"] for row in rows)) == [one["id"] for one in QUERIES], "in their order"
     lost = [row for row in rows if row["query_id"] == "q3"]
@@ -91,44 +93,44 @@ def test_each_query_finds_what_it_finds_alone(tmp_path, built, queries):
 
 def test_reranked_as_one_query_is(tmp_path, built, queries):
     query = Query(limit=2, candidates=20)
-    _, _, rows = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2, candidates=20))
+    _, rows = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2, candidates=20))
     same([row for row in rows if row["reason"] is None], expected(built, query, ModelSpec("fake")))
     assert any(row["first_rank"] != row["rank"] for row in rows), "the second stage orders anew"
 
 
 def test_a_filter_that_nothing_passes_is_an_answer(tmp_path, built, queries):
-    certificate, found, rows = search(asked_for(built, tmp_path, queries, where="n < 0"))
-    assert certificate.adds_up
-    assert (certificate.reasons, found["hits"]) == ({"empty_text": 1, "nothing_found": 29}, 0)
+    found, rows = search(asked_for(built, tmp_path, queries, where="n < 0"))
+    assert found.certificate.adds_up
+    assert (found.certificate.reasons, found.hits) == ({"empty_text": 1, "nothing_found": 29}, 0)
     assert {row["reason"] for row in rows} == {"empty_text", "nothing_found"}
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_queries_come_in_each_format(kind, tmp_path, built, queries):
-    _, _, wanted = search(asked_for(built, tmp_path, queries))
+    _, wanted = search(asked_for(built, tmp_path, queries))
     table = pa.Table.from_pylist(QUERIES)
     file = tmp_path / f"other.{kind}"
     if kind == "parquet":
         pq.write_table(table, file)
     else:
         file.write_text("id,text\n" + "".join(f"{one['id']},{one['text']}\n" for one in QUERIES))
-    assert search(asked_for(built, tmp_path, str(file), f"{kind}.parquet"))[2] == wanted
+    assert search(asked_for(built, tmp_path, str(file), f"{kind}.parquet"))[1] == wanted
 
 
 def test_a_column_that_has_the_name_of_a_result(tmp_path, queries):
     write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": f"d{n}", "text": text_of(n), "rank": n} for n in range(9)])
     run(job(tmp_path, corpus={"columns": ["rank"]}))
-    _, _, rows = search(asked_for(tmp_path, tmp_path, queries, limit=1))
+    _, rows = search(asked_for(tmp_path, tmp_path, queries, limit=1))
     assert [row["rank"] for row in rows if row["reason"] is None] == [1] * 29
     assert {row["carried_rank"] for row in rows if row["reason"] is None} <= set(range(9))
 
 
 def test_the_same_command_again_does_nothing_and_mends_the_file(tmp_path, built, queries):
     asked = asked_for(built, tmp_path, queries)
-    _, _, rows = search(asked)
+    _, rows = search(asked)
     version = lance.dataset(tmp_path / "results.lance").version
     (tmp_path / "results.parquet").unlink()
-    assert search(asked)[2] == rows
+    assert search(asked)[1] == rows
     assert lance.dataset(tmp_path / "results.lance").version == version
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -138,9 +140,9 @@ def test_killed_in_the_middle_it_goes_on_over_the_same_rows(tmp_path, queries):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, table={"text_column": "text"}, run={"rows_per_unit": 8})
     run(config)
-    _, _, undisturbed = search(asked_for(tmp_path, tmp_path, queries, "undisturbed.parquet", limit=3))
+    _, undisturbed = search(asked_for(tmp_path, tmp_path, queries, "undisturbed.parquet", limit=3))
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    arguments = ["search", tmp_path / "job.yaml", "--queries", queries, "--out", tmp_path / "results.parquet", "-k", 3]
+    arguments = ["bulk-search", tmp_path / "job.yaml", queries, "--out", tmp_path / "results.parquet", "-k", 3]
     killed = vectormill_killed_at("before commit", 3, tmp_path, *arguments)
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "results.parquet").exists()
@@ -167,7 +169,7 @@ def test_a_version_that_is_gone_is_refused(tmp_path, queries, monkeypatch):
     lance.dataset(tmp_path / "db" / "t.lance").cleanup_old_versions(older_than=timedelta(0))
     with pytest.raises(TableError, match=r"began with version \d+ of .*, which is gone: .*give another --out"):
         search(asked)
-    assert search(asked_for(tmp_path, tmp_path, queries, "new.parquet"))[0].adds_up
+    assert search(asked_for(tmp_path, tmp_path, queries, "new.parquet"))[0].certificate.adds_up
 
 
 def test_another_table_in_the_same_place_is_not_the_same(tmp_path, queries, monkeypatch):
@@ -207,7 +209,7 @@ def test_other_options_are_refused_by_name(changed, words, tmp_path, built, quer
 def test_other_queries_are_refused(tmp_path, built, queries):
     search(asked_for(built, tmp_path, queries))
     write_jsonl(tmp_path / "queries.jsonl", QUERIES[:-1])
-    with pytest.raises(ConfigError, match=r"results of other queries: it differs in --queries \(30 of them"):
+    with pytest.raises(ConfigError, match=r"results of other queries: it differs in QUERIES \(30 of them"):
         search(asked_for(built, tmp_path, queries))
 
 
@@ -244,10 +246,10 @@ def test_the_digests_cover_each_part_of_a_hit(name):
 
 
 def test_ray_finds_the_same(tmp_path, built, queries, executor, monkeypatch):
-    _, _, wanted = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2))
-    monkeypatch.setattr(embed, "open_executor", lambda _: contextlib.nullcontext(executor))
+    _, wanted = search(asked_for(built, tmp_path, queries, reranker="fake", limit=2))
+    monkeypatch.setattr(run_job, "open_executor", lambda _: contextlib.nullcontext(executor))
     as_ray = RunConfig(engine="ray", rows_per_unit=8)
-    assert search(asked_for(built, tmp_path, queries, "ray.parquet", "fake", limit=2), as_ray)[2] == wanted
+    assert search(asked_for(built, tmp_path, queries, "ray.parquet", "fake", limit=2), as_ray)[1] == wanted
 
 
 # ---------------------------------------------------------------------- the command, and what is refused
@@ -255,7 +257,7 @@ def test_ray_finds_the_same(tmp_path, built, queries, executor, monkeypatch):
 
 def test_the_command(tmp_path, built, queries):
     out = tmp_path / "r.parquet"
-    shown = call("search", str(built / "db" / "t"), "--queries", queries, "--out", str(out), "-k", "2", "--quiet")
+    shown = call("bulk-search", str(built / "db" / "t"), queries, "--out", str(out), "-k", "2", "--quiet")
     assert shown.exit_code == 0
     assert "every query is accounted for" in shown.stdout
     assert "58" in shown.stdout
@@ -271,14 +273,16 @@ def test_the_command(tmp_path, built, queries):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["text", "--queries", "q.jsonl", "--out", "r.parquet"], "go together, without TEXT"),
-        (["--out", "r.parquet"], "--queries FILE and --out RESULTS.parquet go together"),
-        (["--queries", "q.jsonl"], "--queries FILE and --out RESULTS.parquet go together"),
-        ([], "give TEXT to search for, or --queries FILE"),
+        (["search"], "Missing argument 'TEXT'"),
+        (["bulk-search"], "Missing argument 'QUERIES'"),
+        (["bulk-search", "q.jsonl"], "Missing option '--out'"),
     ],
 )
-def test_calls_that_mean_nothing(arguments, words, built):
-    refused(2, words, "search", str(built / "db" / "t"), *arguments)
+def test_what_is_missing_is_named(arguments, words, built):
+    command, *others = arguments
+    shown = call(command, str(built / "db" / "t"), *others)
+    assert shown.exit_code == 2
+    assert words in shown.stderr
 
 
 def test_what_cannot_be_searched_is_said_before_anything_is_written(tmp_path, built, queries):
@@ -308,7 +312,7 @@ def test_a_table_of_scores_is_not_searched_and_not_overwritten(tmp_path, built, 
     run(config)
     scores = TableAddress(config.table.location, StorageConfig())
     with pytest.raises(TableError, match="holds the results of task: rerank; this needs a table of task: embed"):
-        search(Request(scores, queries, str(tmp_path / "r.parquet"), Query()))
+        search(BulkSearch(scores, queries, str(tmp_path / "r.parquet"), Query()))
     with pytest.raises(TableError, match="holds the results of task: rerank, and this job has task: search"):
         search(asked_for(built, tmp_path, queries, "db/scores.parquet"))
 

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from actors.embedder.embedder import Embedder
 from actors.spec import ModelSpec
 from pipelines.cli import app as cli
-from pipelines.maintenance import optimize as maintain
 from pipelines.search.evaluation import forms
-from pipelines.search.evaluation.evaluate import Request, evaluate
+from pipelines.search.evaluation.evaluate import EvaluationRequest, evaluate
 from pipelines.table.files import TableAddress
+from pipelines.table.index import columns
 from tests.support.jobs import Said, job, run
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "cranfield"
@@ -94,7 +94,7 @@ def test_exact_search_finds_what_the_model_finds(embedded, collection):
     assert certificate.adds_up
     assert (certificate.rows, certificate.embedded_rows) == (DOCUMENTS, DOCUMENTS - EMPTY)
     assert certificate.reasons == {"empty_text": EMPTY}
-    found = evaluate(config, Request(collection), Said())
+    found = evaluate(config, EvaluationRequest(collection), Said())
     assert (found["queries"], found["judgments"], found["vectors"]) == (QUERIES, JUDGMENTS, DOCUMENTS - EMPTY)
     exact = found["stages"][0]
     for name, value in REFERENCE.items():
@@ -126,7 +126,7 @@ def test_a_cut_vector_is_what_the_job_would_store(embedded):
 def test_the_index_keeps_it(embedded, collection, monkeypatch, tmp_path):
     """By the commands, as a user calls them."""
     config, _ = embedded
-    monkeypatch.setattr(maintain, "INDEX_FROM_ROWS", 400)
+    monkeypatch.setattr(columns, "INDEX_FROM_ROWS", 400)
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     optimized = ["optimize", str(file), "--min-recall", "0.98"]

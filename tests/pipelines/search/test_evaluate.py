@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from actors.reranker.reranker import Ranked
 from pipelines.cli import app as cli
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import ConfigError, FingerprintMismatch, TableError
 from pipelines.run.prepare import prepare
 from pipelines.search.evaluation import choices, forms, measures, svg
 from pipelines.search.evaluation.beir import read_collection
 from pipelines.search.evaluation.choices import Choice
-from pipelines.search.evaluation.evaluate import Request, evaluate
+from pipelines.search.evaluation.evaluate import EvaluationRequest, evaluate
 from pipelines.search.evaluation.measures import Bootstrap, Estimate
 from pipelines.search.evaluation.nearest import Best
 from pipelines.search.searcher import Searcher
@@ -68,7 +68,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(built):
-    return evaluate(built[0], Request(built[1]), Said())
+    return evaluate(built[0], EvaluationRequest(built[1]), Said())
 
 
 # ---------------------------------------------------------------------- measures
@@ -268,7 +268,7 @@ def test_choices_are_measured_on_the_stored_vectors(built, found):
 def test_small_parts_change_nothing(built, found, monkeypatch):
     monkeypatch.setattr("pipelines.search.evaluation.evaluate.SCORES_AT_ONCE", 1)
     monkeypatch.setattr("pipelines.search.evaluation.evaluate.LEAST_ROWS", 17)
-    again = evaluate(built[0], Request(built[1]), Said())
+    again = evaluate(built[0], EvaluationRequest(built[1]), Said())
     assert [one["nDCG@10"] for one in again["choices"]] == [one["nDCG@10"] for one in found["choices"]]
 
 
@@ -276,7 +276,7 @@ def test_half_precision_tables_have_no_float32(tmp_path):
     write_parquet(tmp_path / "corpus")
     config = job(tmp_path, table={"vector_dtype": "float16"})
     run(config)
-    found = evaluate(config, Request(write_beir(tmp_path / "beir")), Said())
+    found = evaluate(config, EvaluationRequest(write_beir(tmp_path / "beir")), Said())
     assert found["choices"][0]["form"] == "float16"
     assert "float32" not in {one["form"] for one in found["choices"]}
 
@@ -291,14 +291,14 @@ def test_a_documents_score_is_its_best_passages(tmp_path):
     config = job(tmp_path, chunking={"max_tokens": 16, "overlap_tokens": 2}, table={"text_column": "text"})
     run(config)
     beir = write_beir(tmp_path / "beir", {query: {f"long{query[1:]}": 1} for query in needles}, needles)
-    found = evaluate(config, Request(beir), Said())
+    found = evaluate(config, EvaluationRequest(beir), Said())
     assert found["vectors"] > 35
     assert ndcg(found, "exact") == 1
     assert stage(found, "exact")["recall@100"]["mean"] == 1
     lance.dataset(config.table.location).create_index(
         "vector", "IVF_FLAT", num_partitions=1, metric="cosine"
     )  # all of it is looked at
-    found = evaluate(config, Request(beir), Said())
+    found = evaluate(config, EvaluationRequest(beir), Said())
     assert ndcg(found, "index") == 1
     assert stage(found, "index")["recall@10_of_exact"] >= 0.9
 
@@ -315,7 +315,7 @@ def test_an_index_that_misses_shows(tmp_path, monkeypatch):
         return nearest(self, vector, limit, where, exact)[0 if exact else 1 :]
 
     monkeypatch.setattr(Searcher, "nearest", without_the_best)
-    found = evaluate(config, Request(write_beir(tmp_path / "beir")), Said())
+    found = evaluate(config, EvaluationRequest(write_beir(tmp_path / "beir")), Said())
     assert found["index"] == {"name": "vector_idx", "type": "IVF_FLAT", "rows": 120}
     assert stage(found, "exact")["recall@10_of_exact"] == 1
     assert stage(found, "index")["recall@10_of_exact"] == pytest.approx(0.9)
@@ -341,7 +341,9 @@ def test_rerank_orders_the_candidates_and_leaves_the_rest(tmp_path, monkeypatch)
     config = job(tmp_path, table={"text_column": "text"})
     run(config)
     said = Said()
-    request = Request(write_beir(tmp_path / "beir"), rerank="some/weights", candidates=5, out=tmp_path / "out")
+    request = EvaluationRequest(
+        write_beir(tmp_path / "beir"), rerank="some/weights", candidates=5, out=tmp_path / "out"
+    )
     found = evaluate(config, request, said)
     assert [one["stage"] for one in found["stages"]] == ["exact", "exact + rerank"]
     assert Backwards.asked == [(text_of(int(query[1:])), 5, None) for query in JUDGED]
@@ -356,7 +358,7 @@ def test_rerank_orders_the_candidates_and_leaves_the_rest(tmp_path, monkeypatch)
 
 def test_a_table_without_texts_is_not_reranked(built):
     with pytest.raises(TableError, match="text"):
-        evaluate(built[0], Request(built[1], rerank="some/weights"), Said())
+        evaluate(built[0], EvaluationRequest(built[1], rerank="some/weights"), Said())
 
 
 def test_what_is_not_there_is_counted_and_said(tmp_path):
@@ -366,7 +368,7 @@ def test_what_is_not_there_is_counted_and_said(tmp_path):
     run(config)
     judged = {"q1": {"d1": 1, "gone": 1}, "q4": {"d4": 1}, "q7": {"d7": 1}, "q9": {"d9": 1}}
     texts = {query: text_of(int(query[1:])) for query in ("q1", "q4", "q7")}
-    found = evaluate(config, Request(write_beir(tmp_path / "beir", judged, texts)), Said())
+    found = evaluate(config, EvaluationRequest(write_beir(tmp_path / "beir", judged, texts)), Said())
     missing, bad, without = found["notes"]
     assert missing.startswith("1 of 4 judged documents are not in the table (such as 'gone')")
     assert bad.startswith("1 of 4 judged documents are in the table without a vector (such as 'd4')")
@@ -518,40 +520,40 @@ def test_a_collection_may_have_a_header_and_windows_lines(tmp_path):
 def test_another_collection_is_refused(built, tmp_path):
     beir = write_beir(tmp_path / "beir", {"q1": {"x1": 1, "x2": 0}})
     with pytest.raises(TableError, match=r"none of the 2 judged documents \('x1', 'x2', \.\.\.\) has a vector"):
-        evaluate(built[0], Request(beir), Said())
+        evaluate(built[0], EvaluationRequest(beir), Said())
 
 
 def test_a_table_of_another_model_is_refused(built, tmp_path):
     config, beir = built
     other = config.model_copy(update={"model": config.model.model_copy(update={"dimensions": 16})})
     with pytest.raises(FingerprintMismatch, match="dimensions: table has 64, this job has 16"):
-        evaluate(other, Request(beir), Said())
+        evaluate(other, EvaluationRequest(beir), Said())
     other = config.model_copy(update={"corpus": config.corpus.model_copy(update={"text": "{text} {n}"})})
     with pytest.raises(FingerprintMismatch, match="text: table has"):
-        evaluate(other, Request(beir), Said())
+        evaluate(other, EvaluationRequest(beir), Said())
 
 
 def test_a_table_that_is_missing_or_empty_is_refused(built, tmp_path):
     config, beir = built
     missing = config.model_copy(update={"table": config.table.model_copy(update={"name": "nope"})})
     with pytest.raises(TableError, match="there is no table at"):
-        evaluate(missing, Request(beir), Said())
+        evaluate(missing, EvaluationRequest(beir), Said())
     empty = config.model_copy(update={"table": config.table.model_copy(update={"name": "empty"})})
     prepared = prepare(empty, InlineExecutor())
     LanceTable.open_or_create(prepared.address, prepared.schema)
     with pytest.raises(TableError, match="is empty"):
-        evaluate(empty, Request(beir), Said())
+        evaluate(empty, EvaluationRequest(beir), Said())
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(built, tmp_path):
     (tmp_path / "file").write_text("")
     said = Said()
     with pytest.raises(ConfigError, match="--out: cannot make the folder"):
-        evaluate(built[0], Request(built[1], out=tmp_path / "file" / "out"), said)
+        evaluate(built[0], EvaluationRequest(built[1], out=tmp_path / "file" / "out"), said)
     assert said.lines == []
 
 
 def test_without_pytrec_eval_the_message_says_how_to_get_it(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytrec_eval", None)
     with pytest.raises(ConfigError, match=r"pip install 'vectormill\[evaluate\]'"):
-        evaluate(built[0], Request(built[1]), Said())
+        evaluate(built[0], EvaluationRequest(built[1]), Said())

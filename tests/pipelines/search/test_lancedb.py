@@ -14,7 +14,8 @@ from actors.spec import ModelError, ModelSpec
 from pipelines.errors import VectormillError
 from pipelines.search import lancedb as lancedb_plugins
 from pipelines.search.lancedb import Qwen3Reranker, embed_queries_in_lancedb, forget_in_lancedb
-from pipelines.search.searcher import Query, Searcher
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
 from tests.actors.network.test_architectures import build as build_embedder
 from tests.pipelines.cli.test_app import call
 from tests.pipelines.search.test_search import ANIMALS, MIXED, address, ids, table_of, with_words
@@ -99,7 +100,7 @@ def test_lancedb_embeds_with_the_tables_own_model(tmp_path):
         np.testing.assert_allclose([1 - row["_distance"] for row in found], [hit.similarity for hit in hits], atol=1e-6)
     function = table.embedding_functions["vector"].function
     assert function.ndims() == 64
-    stored = searcher.dataset.to_table(columns=["vector"], filter="id = 'cat'")["vector"].to_pylist()
+    stored = searcher.table.handle.dataset.to_table(columns=["vector"], filter="id = 'cat'")["vector"].to_pylist()
     np.testing.assert_allclose(function.compute_source_embeddings([ANIMALS["cat"]]), stored, atol=1e-6)
     # vectormill's own commands go on as before
     write_jsonl(tmp_path / "corpus" / "b.jsonl", [{"doc_id": "dog", "text": "A puppy barks.", "n": 7}])

@@ -15,11 +15,12 @@ from actors.embedder.embedder import Embedder
 from actors.reranker.reranker import Reranker
 from actors.spec import ModelError, ModelSpec
 from pipelines.config import StorageConfig
-from pipelines.engine.stage import InlineExecutor
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import ConfigError, TableError, VectormillError
 from pipelines.run.prepare import prepare
-from pipelines.search import searcher as search_module
-from pipelines.search.searcher import Query, Searcher, fuse
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher, fuse
+from pipelines.table import lookup
 from pipelines.table.files import TableAddress
 from pipelines.table.index.records import Tuning
 from pipelines.table.schema import TEXT_MARK
@@ -138,7 +139,7 @@ def test_the_score_is_the_cosine_whatever_the_stored_type(tmp_path, dtype):
     config = job(tmp_path, table={"vector_dtype": dtype})
     run(config)
     searcher = Searcher(address(config))
-    rows = searcher.dataset.to_table(columns=["id", "vector"])
+    rows = searcher.table.handle.dataset.to_table(columns=["id", "vector"])
     vectors = np.array(rows["vector"].to_pylist(), np.float32)
     cosines = dict(zip(rows["id"].to_pylist(), vectors @ searcher.embed_queries([text_of(9)])[0], strict=True))
     hits = searcher.search(text_of(9), Query(limit=200))
@@ -206,15 +207,15 @@ def test_an_index_is_searched_as_it_was_tuned(indexed, monkeypatch):
         return ids(Searcher(address(indexed)).search("alpha n3", Query(limit=20, exact=exact)))
 
     best = found(exact=True)
-    monkeypatch.setattr(search_module, "tuning_of", lambda dataset: Tuning(16, 10, 1.0))
+    monkeypatch.setattr(lookup, "tuning_of", lambda dataset: Tuning(16, 10, 1.0))
     assert found() == best, "all partitions, sorted by the stored vectors"
-    monkeypatch.setattr(search_module, "tuning_of", lambda dataset: Tuning(1, 1, 0.5))
+    monkeypatch.setattr(lookup, "tuning_of", lambda dataset: Tuning(1, 1, 0.5))
     assert found() != best, "one partition of sixteen cannot hold all twenty"
     assert found(exact=True) == best, "the tuning is that of the index"
 
 
 def test_a_filter_finds_rows_in_partitions_that_are_not_probed_first(indexed, monkeypatch):
-    monkeypatch.setattr(search_module, "tuning_of", lambda dataset: Tuning(1, 10, 1.0))
+    monkeypatch.setattr(lookup, "tuning_of", lambda dataset: Tuning(1, 10, 1.0))
     searcher = Searcher(address(indexed))
     found = [ids(searcher.search("alpha n3", Query(where=f"n = {n}"))) for n in range(40)]
     assert found == [[f"d{n}"] for n in range(40)]

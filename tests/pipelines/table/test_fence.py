@@ -11,15 +11,16 @@ from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
 from pipelines.errors import StorageError, StoreUnavailable, Superseded, TableError
-from pipelines.table import contents
-from pipelines.table import table as lance_table
-from pipelines.table.files import TableAddress, write_rows
-from pipelines.table.orphans import Orphans
-from pipelines.table.schema import TableMetadata, table_schema
-from pipelines.table.table import FENCE_ID, RUN_PROPERTY, LanceTable
+from pipelines.table import contents, orphans
+from pipelines.table.fence import FENCE_ID, RUN_PROPERTY, Fence
+from pipelines.table.files import Handle, TableAddress, write_rows
+from pipelines.table.orphans import Orphans, remove_orphans
+from pipelines.table.schema import TableMetadata
+from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import vectors_schema
 
 METADATA = TableMetadata({"weights": "abc", "dimensions": 4}, {"weights": "fake"}, 8)
-SCHEMA = table_schema(pa.schema([]), 4, "float32", None, METADATA)
+SCHEMA = vectors_schema(pa.schema([]), 4, "float32", METADATA)
 
 
 def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
@@ -66,14 +67,14 @@ def raw_fence(dataset, fragments=()):
 
 
 def test_pylance_two_fenced_commits_conflict(table):
-    raw_fence(table.dataset)
+    raw_fence(table.handle.dataset)
     with pytest.raises(CommitConflictError):
-        raw_fence(table.dataset)
+        raw_fence(table.handle.dataset)
 
 
 def test_pylance_plain_append_does_not_conflict(table):
     """Why Append is not used: it is rebased silently, so a zombie's rows land."""
-    stale = table.dataset
+    stale = table.handle.dataset
     raw_fence(stale)
     fragments = write_fragments(rows(1), stale)
     operation = lance.LanceOperation.Append(fragments)
@@ -84,7 +85,7 @@ def test_pylance_plain_append_does_not_conflict(table):
 @pytest.mark.parametrize("other", ["append", "delete", "index", "compact"])
 def test_pylance_fenced_commit_rebases_over(table, other):
     """Other people's work on the table does not stop a run."""
-    stale = raw_fence(table.dataset, write_fragments(rows(1, 600), table.dataset))
+    stale = raw_fence(table.handle.dataset, write_fragments(rows(1, 600), table.handle.dataset))
     stale = raw_fence(stale, write_fragments(rows(2, 600), stale))
     theirs = lance.dataset(table.address.location)
     if other == "append":
@@ -105,12 +106,12 @@ def test_pylance_fenced_commit_rebases_over(table, other):
 
 def test_older_run_is_superseded_and_adds_nothing(table, address):
     table.take_fence("old", {})
-    table.commit(write_rows(address, rows(1)), {})
+    table.fence.commit(write_rows(address, rows(1)), {})
     newer = LanceTable.open(address)
     newer.take_fence("new", {})
     with pytest.raises(Superseded, match="superseded by run new"):
-        table.commit(write_rows(address, rows(2)), {})
-    newer.commit(write_rows(address, rows(2)), {})
+        table.fence.commit(write_rows(address, rows(2)), {})
+    newer.fence.commit(write_rows(address, rows(2)), {})
     assert units_of(table) == [1, 2]
 
 
@@ -118,7 +119,7 @@ def test_fence_taken_while_the_older_run_commits(table, address):
     """A commit that lands before the fence is seen by the done-set read after it."""
     table.take_fence("old", {})
     newer = LanceTable.open(address)
-    table.commit(write_rows(address, rows(1)), {})
+    table.fence.commit(write_rows(address, rows(1)), {})
     newer.take_fence("new", {})
     assert [u.unit for u in contents.units(newer)] == [1]
 
@@ -131,27 +132,26 @@ def test_the_fence_is_taken_among_many_that_want_it(table, address, monkeypatch)
 
     def commit(base, transaction, **options):
         if len(others) < 10:
-            others.append(LanceTable(address, opened(address), newer.metadata))
-            others[-1]._run = f"other {len(others)}"
-            real(others[-1].dataset, others[-1]._transaction([], {}))
+            others.append(Fence(Handle(address, opened(address)), f"other {len(others) + 1}"))
+            real(others[-1].handle.dataset, others[-1]._transaction([], {}))
         return real(base, transaction, **options)
 
     monkeypatch.setattr(lance.LanceDataset, "commit", commit)
     newer.take_fence("new", {})
     assert len(others) == 10
     monkeypatch.undo()
-    newer.commit(write_rows(address, rows(1)), {})
+    newer.fence.commit(write_rows(address, rows(1)), {})
     assert units_of(table) == [1]
 
 
 def test_run_survives_other_commits(table, address):
     table.take_fence("run", {})
-    table.commit(write_rows(address, rows(1, 600)), {})
-    table.commit(write_rows(address, rows(2, 600)), {})
+    table.fence.commit(write_rows(address, rows(1, 600)), {})
+    table.fence.commit(write_rows(address, rows(2, 600)), {})
     theirs = lance.dataset(address.location)
     theirs.optimize.compact_files()
     theirs.create_scalar_index("_unit", "BTREE")
-    table.commit(write_rows(address, rows(3)), {})
+    table.fence.commit(write_rows(address, rows(3)), {})
     assert units_of(table) == [1, 2, 3]
 
 
@@ -160,7 +160,7 @@ def test_commit_survives_added_column(table, address):
     table.take_fence("run", {})
     fragments = write_rows(address, rows(1))
     lance.dataset(address.location).add_columns(pa.field("extra", pa.string()))
-    table.commit(fragments, {})
+    table.fence.commit(fragments, {})
     assert units_of(table) == [1]
 
 
@@ -185,8 +185,8 @@ def test_lost_answer_is_not_committed_twice(table, address, monkeypatch):
     table.take_fence("run", {})
     fragments = write_rows(address, rows(1))
     lose_answer(monkeypatch)
-    table.commit(fragments, {})
-    table.commit(write_rows(address, rows(2)), {})
+    table.fence.commit(fragments, {})
+    table.fence.commit(write_rows(address, rows(2)), {})
     assert LanceTable.open(address).count_rows() == 6
 
 
@@ -205,7 +205,7 @@ def test_store_that_fails_while_a_lost_commit_is_looked_for(table, address, monk
 
     monkeypatch.setattr(lance.LanceDataset, "read_transaction", read_transaction)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    table.commit(fragments, {})
+    table.fence.commit(fragments, {})
     assert len(calls) > 1
     assert LanceTable.open(address).count_rows() == 3
 
@@ -215,9 +215,9 @@ def test_lost_answer_then_takeover(table, address, monkeypatch):
     table.take_fence("old", {})
     fragments = write_rows(address, rows(1))
     lose_answer(monkeypatch, after=lambda: LanceTable.open(address).take_fence("new", {}))
-    table.commit(fragments, {})
+    table.fence.commit(fragments, {})
     with pytest.raises(Superseded):
-        table.commit(write_rows(address, rows(2)), {})
+        table.fence.commit(write_rows(address, rows(2)), {})
     assert units_of(table) == [1]
 
 
@@ -231,7 +231,7 @@ def test_failed_commit_leaves_nothing_and_says_so(table, address, monkeypatch):
     monkeypatch.setattr(lance.LanceDataset, "commit", refuse)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(StoreUnavailable, match=r"asks for fewer requests \(503\).*given up: committing, attempt 10"):
-        table.commit(fragments, {})
+        table.fence.commit(fragments, {})
     monkeypatch.undo()
     assert LanceTable.open(address).count_rows() == 0
 
@@ -241,14 +241,14 @@ def test_removed_versions_stop_the_run(table, address, monkeypatch):
     table.take_fence("old", {})
     newer = LanceTable.open(address)
     newer.take_fence("new", {})
-    newer.commit(write_rows(address, rows(1)), {})
+    newer.fence.commit(write_rows(address, rows(1)), {})
 
     def gone(self, version):
         raise OSError("not found")
 
     monkeypatch.setattr(lance.LanceDataset, "read_transaction", gone)
     with pytest.raises(Superseded, match="cannot tell"):
-        table.commit(write_rows(address, rows(2)), {})
+        table.fence.commit(write_rows(address, rows(2)), {})
 
 
 def test_created_once_by_many(address):
@@ -284,13 +284,13 @@ def test_foreign_table_is_refused(tmp_path):
 
 def test_orphans_are_removed_only_when_old_and_fenced(table, address):
     table.take_fence("run", {})
-    table.commit(write_rows(address, rows(1)), {})
+    table.fence.commit(write_rows(address, rows(1)), {})
     write_rows(address, rows(2))  # never committed
-    assert table.remove_orphans(3600).paths == []
-    assert len(table.remove_orphans(0).paths) == 1
-    assert table.dataset.to_table().num_rows == 3
+    assert remove_orphans(table.fence, 3600).paths == []
+    assert len(remove_orphans(table.fence, 0).paths) == 1
+    assert table.handle.dataset.to_table().num_rows == 3
     with pytest.raises(AssertionError):
-        LanceTable.open(address).remove_orphans(0)
+        remove_orphans(LanceTable.open(address).fence, 0)
 
 
 def test_a_run_that_was_overtaken_removes_no_file(table, address):
@@ -299,20 +299,20 @@ def test_a_run_that_was_overtaken_removes_no_file(table, address):
     newer = LanceTable.open(address)
     newer.take_fence("new", {})
     committed = write_rows(address, rows(1))
-    newer.commit(committed, {})
+    newer.fence.commit(committed, {})
     in_flight = write_rows(address, rows(2))
     with pytest.raises(Superseded):
-        table.remove_orphans(0)
-    newer.commit(in_flight, {})
-    assert newer.dataset.to_table().num_rows == 6
+        remove_orphans(table.fence, 0)
+    newer.fence.commit(in_flight, {})
+    assert newer.handle.dataset.to_table().num_rows == 6
 
 
 def test_an_orphan_that_another_run_removed_first_is_no_error(table, address, monkeypatch):
     table.take_fence("run", {})
     write_rows(address, rows(1))
-    found = Orphans([*lance_table.find_orphans(table.dataset, 0).paths, "data/gone.lance"])
-    monkeypatch.setattr(lance_table, "find_orphans", lambda *_: found)
-    assert table.remove_orphans(0) == found
+    found = Orphans([*orphans.find_orphans(table.handle.dataset, 0).paths, "data/gone.lance"])
+    monkeypatch.setattr(orphans, "find_orphans", lambda *_: found)
+    assert remove_orphans(table.fence, 0) == found
     assert len(found.paths) == 2
 
 
@@ -324,19 +324,19 @@ def test_a_store_that_fails_while_orphans_are_listed_is_one_message(table, monke
     table.take_fence("run", {})
     monkeypatch.setattr(lance.LanceDataset, call, fail)
     with pytest.raises(StorageError, match="the store failed"):
-        table.remove_orphans(0)
+        remove_orphans(table.fence, 0)
 
 
 def test_commit_and_status_survive_a_compaction_that_rewrote_an_index(table, address, monkeypatch):
     """pylance 14.0.2 cannot show that transaction: a run passes over it when it looks for its own."""
     table.take_fence("run", {})
     for unit in (1, 2):
-        table.commit(write_rows(address, rows(unit, 600)), {})
+        table.fence.commit(write_rows(address, rows(unit, 600)), {})
     theirs = lance.dataset(address.location)
     theirs.create_scalar_index("_unit", "BTREE")
     theirs.optimize.compact_files()
     lose_answer(monkeypatch)
-    table.commit(write_rows(address, rows(3)), {})
+    table.fence.commit(write_rows(address, rows(3)), {})
     assert units_of(table) == [1, 2, 3]
     monkeypatch.undo()
     theirs.checkout_latest()
@@ -347,13 +347,13 @@ def test_commit_and_status_survive_a_compaction_that_rewrote_an_index(table, add
 
 def test_delete_shards_is_fenced_and_exact(table, address):
     table.take_fence("run", {})
-    table.commit(write_rows(address, pa.concat_tables([rows(1), rows(2, shard=7)])), {})
-    table.commit(write_rows(address, rows(3, shard=7)), {})
-    assert table.delete_shards([7], {}) == 6
+    table.fence.commit(write_rows(address, pa.concat_tables([rows(1), rows(2, shard=7)])), {})
+    table.fence.commit(write_rows(address, rows(3, shard=7)), {})
+    assert table.fence.delete_shards([7], {}) == 6
     assert units_of(table) == [1]
     LanceTable.open(address).take_fence("new", {})
     with pytest.raises(Superseded):
-        table.delete_shards([1], {})
+        table.fence.delete_shards([1], {})
     assert units_of(table) == [1]
 
 

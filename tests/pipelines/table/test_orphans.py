@@ -26,7 +26,7 @@ def history(tmp_path):
     folder = Path(address.uri)
     old = time.time() - DAY
     for number in range(12):
-        table.commit(write_rows(address, rows(number)), {})
+        table.fence.commit(write_rows(address, rows(number)), {})
         if number == 5:
             lance.dataset(address.uri).optimize.compact_files(target_rows_per_fragment=1000)
         _age(folder, old + 3600 * number)

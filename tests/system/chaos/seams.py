@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 # seam: (owner, function, when). Those in a stage are passed by the driver's own process with the inline engine only.
 SEAMS = {
     "in mid-read": ("pipelines.corpus.corpus.Corpus", "read", "generator"),
-    "after read": ("pipelines.tasks.embed", "_read_units", "generator"),
-    "after tokenise": ("pipelines.tasks.embed.Tokenise", "__call__", "generator"),
-    "before write": ("pipelines.tasks.embed", "write_rows", "before"),
-    "after write": ("pipelines.tasks.embed", "write_rows", "after"),
-    "before commit": ("pipelines.table.table.LanceTable", "commit", "before"),
-    "after commit": ("pipelines.table.table.LanceTable", "commit", "after"),
+    "after read": ("pipelines.tasks.read", "_read_units", "generator"),
+    "after tokenise": ("pipelines.tasks.embed.Tokenise", "__call__", "after"),
+    "before write": ("pipelines.table.sink", "write_rows", "before"),
+    "after write": ("pipelines.table.sink", "write_rows", "after"),
+    "before commit": ("pipelines.table.fence.Fence", "commit", "before"),
+    "after commit": ("pipelines.table.fence.Fence", "commit", "after"),
     "after fence": ("pipelines.table.table.LanceTable", "take_fence", "after"),
     "after creation": ("pipelines.table.table.LanceTable", "take_fence", "before"),
 }

@@ -22,8 +22,9 @@ from pipelines.errors import ConfigError, TableError
 from pipelines.maintenance import optimize as maintain
 from pipelines.maintenance.optimize import optimize
 from pipelines.maintenance.status import status
+from pipelines.table import compaction
 from pipelines.table.files import TableAddress, write_rows
-from pipelines.table.index import recall, segments
+from pipelines.table.index import columns, recall, segments
 from pipelines.table.index import vector as vector_index
 from pipelines.table.index.recall import Measured
 from pipelines.table.index.records import (
@@ -40,9 +41,10 @@ from pipelines.table.index.records import (
     tuning_of,
     vector_indexes,
 )
-from pipelines.table.index.vector import Wanted
-from pipelines.table.schema import TableMetadata, table_schema
+from pipelines.table.index.vector import IndexWanted
+from pipelines.table.schema import TableMetadata, with_text
 from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import vectors_schema
 from tests.support.jobs import Said, job, run, write_jsonl
 
 ROOT = Path(__file__).parents[4]
@@ -60,7 +62,7 @@ def clustered(count, seed=0, clusters=20, spread=0.7):
 
 
 def schema_of(dtype="float32", extra=()):
-    return table_schema(pa.schema(list(extra)), DIMENSIONS, dtype, "text", METADATA)
+    return vectors_schema(with_text(extra, "text"), DIMENSIONS, dtype, METADATA)
 
 
 def records(vectors, unit, schema, texts=None, without=0):
@@ -96,7 +98,7 @@ def add(address, *parts, schema=None, **options):
     table.take_fence("test", {})
     for number, vectors in enumerate(parts):
         rows = records(vectors, table.version + number, schema, **options)
-        table.commit(write_rows(address, rows), {})
+        table.fence.commit(write_rows(address, rows), {})
     return table
 
 
@@ -108,12 +110,12 @@ def address(tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Tables of hundreds of rows are large here, and recall is measured with fewer queries."""
-    monkeypatch.setattr(maintain, "INDEX_FROM_ROWS", 1000)
+    monkeypatch.setattr(columns, "INDEX_FROM_ROWS", 1000)
     monkeypatch.setattr(recall, "QUERIES", 64)
 
 
 def fitted(address, **wanted):
-    return optimize(address, Said(), Wanted(**wanted))["index"]
+    return optimize(address, Said(), IndexWanted(**wanted)).to_dict()["index"]
 
 
 def nearest(dataset, query, tuning, limit=10):
@@ -179,7 +181,7 @@ def test_dimensions_that_rq_cannot_take():
 @pytest.mark.parametrize("kind", [FLAT, SQ, RQ1, RQ4])
 def test_bytes_of_an_index_are_about_what_was_estimated(address, kind):
     """The memory limit leans on this."""
-    dataset = add(address, clustered(2000)).dataset
+    dataset = add(address, clustered(2000)).handle.dataset
     build = segments.Build(address, dataset.version, "v", kind, segments.train(dataset, 32, 2000))
     (fragment,) = dataset.get_fragments()
     found = sum(file.size_bytes for file in build([fragment.fragment_id]).files)
@@ -251,7 +253,7 @@ def test_fragment_without_any_vector(address):
     fitted(address, index="ivf_flat")
     add(address, clustered(60, seed=4), without=60)
     assert fitted(address, index="ivf_flat")["action"] == "updated"
-    assert status(address)["vector_index"]["unindexed_rows"] == 0
+    assert status(address).to_dict()["vector_index"]["unindexed_rows"] == 0
 
 
 @pytest.mark.parametrize("index", ["ivf_sq", "ivf_flat"])
@@ -264,7 +266,7 @@ def test_what_is_tried_and_thrown_away_is_gone_from_s3_too(s3_endpoint):
     bucket = f"b-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
     address = TableAddress(f"s3://{bucket}/db/t.lance", StorageConfig(endpoint_url=s3_endpoint, region="us-east-1"))
-    dataset = add(address, clustered(300), clustered(300, seed=2)).dataset
+    dataset = add(address, clustered(300), clustered(300, seed=2)).handle.dataset
     build = segments.Build(address, dataset.version, "v", SQ, segments.train(dataset, 8, 600))
     kept, thrown = (build([fragment.fragment_id]) for fragment in dataset.get_fragments())
     with segments.trial(address, dataset, [kept, thrown], []) as tried:
@@ -287,7 +289,7 @@ def keys(endpoint, bucket):
 
 def test_exact_neighbours_are_those_of_brute_force(address):
     vectors = clustered(900)
-    dataset = add(address, vectors[:500], vectors[500:], without=7).dataset
+    dataset = add(address, vectors[:500], vectors[500:], without=7).handle.dataset
     drawn = recall.sample(dataset)
     assert len(drawn.own_Q) == 64
     assert len(set(drawn.own_Q.tolist())) == 64
@@ -303,7 +305,7 @@ def test_exact_neighbours_are_those_of_brute_force(address):
 
 def test_queries_where_hardly_any_row_has_a_vector(address, monkeypatch):
     """As if the draws had met none."""
-    dataset = add(address, clustered(400), without=300).dataset
+    dataset = add(address, clustered(400), without=300).handle.dataset
     monkeypatch.setattr(recall, "DRAWS", 0)
     drawn = recall.sample(dataset)
     assert len(drawn.own_Q) == 64
@@ -314,13 +316,13 @@ def test_queries_where_hardly_any_row_has_a_vector(address, monkeypatch):
 def test_recall_of_exact_search_is_one_also_among_copies(address):
     """Thirty copies of each text: which of them are found says nothing, and a row is not its own neighbour."""
     vectors = np.repeat(clustered(40), 30, axis=0)
-    dataset = add(address, vectors).dataset
+    dataset = add(address, vectors).handle.dataset
     assert recall.recall(dataset, recall.sample(dataset), 1, None).tolist() == [1.0] * 64
 
 
 def test_recall_counts_what_is_missed(address):
     """Rows that cannot be found any more, three in ten, are missed."""
-    dataset = add(address, clustered(1200)).dataset
+    dataset = add(address, clustered(1200)).handle.dataset
     queries = recall.sample(dataset)
     dataset.delete("id like '%1' or id like '%4' or id like '%7'")
     assert 0.65 < recall.recall(dataset, queries, 1, None).mean() < 0.75
@@ -328,7 +330,7 @@ def test_recall_counts_what_is_missed(address):
 
 def test_a_row_does_not_find_itself(address):
     """Nothing else is left of the table, and that is nothing found."""
-    dataset = add(address, clustered(600)).dataset
+    dataset = add(address, clustered(600)).handle.dataset
     queries = recall.sample(dataset)
     one = recall.Sample(queries.queries_QD[:1], queries.own_Q[:1], queries.tenth_Q[:1])
     dataset.delete(f"_row != {int(one.own_Q[0])}")
@@ -450,7 +452,7 @@ def test_new_rows_are_put_in(address):
     add(address, clustered(1200))
     before = fitted(address)
     add(address, clustered(200, seed=5))
-    assert status(address)["vector_index"]["unindexed_rows"] == 200
+    assert status(address).to_dict()["vector_index"]["unindexed_rows"] == 200
     after = fitted(address)
     assert (after["action"], after["name"], after["unindexed_rows"]) == ("updated", before["name"], 0)
     assert after["segments"] == 2
@@ -508,7 +510,7 @@ def test_index_of_another_program_is_replaced(address):
     )
     theirs.drop_index(ours["name"])
     assert tuning_of(address.open()) is None
-    assert status(address)["vector_index"]["recall"] is None
+    assert status(address).to_dict()["vector_index"]["recall"] is None
     after = fitted(address)
     assert "another program built the one that was there" in after["why"]
     assert [index.name for index in vector_indexes(address.open())] == [after["name"]]
@@ -566,7 +568,7 @@ def segments_like_one(address, dataset, executor, kind):
 
 @pytest.mark.parametrize("kind", [FLAT, SQ, RQ4])
 def test_segments_built_apart_find_what_one_finds(address, kind):
-    dataset = add(address, *(clustered(300, seed=s, spread=0.5 + s) for s in range(4))).dataset
+    dataset = add(address, *(clustered(300, seed=s, spread=0.5 + s) for s in range(4))).handle.dataset
     (whole, apart), exact = segments_like_one(address, dataset, Counting(), kind)
     if kind == FLAT:
         assert apart == whole
@@ -577,7 +579,7 @@ def test_segments_built_apart_find_what_one_finds(address, kind):
 
 
 def test_segments_built_by_ray_find_what_one_finds(address, executor):
-    dataset = add(address, *(clustered(200, seed=s) for s in range(4))).dataset
+    dataset = add(address, *(clustered(200, seed=s) for s in range(4))).handle.dataset
     (whole, apart), _ = segments_like_one(address, dataset, executor, FLAT)
     assert apart == whole
 
@@ -585,12 +587,12 @@ def test_segments_built_by_ray_find_what_one_finds(address, executor):
 def test_large_table_of_a_job_is_built_by_its_engine(tmp_path, address, monkeypatch):
     add(address, *(clustered(400, seed=s) for s in range(4)))
     engine = Counting()
-    monkeypatch.setattr("pipelines.run.prepare.open_executor", lambda _: engine)
-    monkeypatch.setattr(maintain, "ROWS_PER_FRAGMENT", 400)
+    monkeypatch.setattr("pipelines.maintenance.optimize.open_executor", lambda _: engine)
+    monkeypatch.setattr(compaction, "ROWS_PER_FRAGMENT", 400)
     monkeypatch.setattr(maintain, "SEGMENTS_FROM_ROWS", 1500)
     config = job(tmp_path, run={"engine": "ray"}, table={"uri": str(tmp_path)})
     assert TableAddress(config.table.location, config.storage).uri == address.uri
-    found = optimize(address, Said(), Wanted(), config)["index"]
+    found = optimize(address, Said(), IndexWanted(), config).to_dict()["index"]
     assert len(engine.items) == found["segments"] == 4
     assert found["unindexed_rows"] == 0
     assert fitted(address)["action"] == "kept"
@@ -621,7 +623,7 @@ def test_run_commits_while_an_index_is_built_and_noted(address, monkeypatch):
 
     def commit():
         rows = records(clustered(30, seed=table.version), 5000 + table.version, schema_of())
-        table.commit(write_rows(address, rows), {})
+        table.fence.commit(write_rows(address, rows), {})
 
     def publish(*args):
         commit()
@@ -652,8 +654,8 @@ def test_newer_run_still_supersedes_an_older_one_over_an_optimize(address):
     new.take_fence("newer", {})
     fitted(address)
     with pytest.raises(Superseded):
-        old.commit(write_rows(address, records(clustered(5), 77, schema_of())), {})
-    new.commit(write_rows(address, records(clustered(5), 77, schema_of())), {})
+        old.fence.commit(write_rows(address, records(clustered(5), 77, schema_of())), {})
+    new.fence.commit(write_rows(address, records(clustered(5), 77, schema_of())), {})
     assert address.open().count_rows() == 1205
 
 
@@ -667,6 +669,7 @@ def test_killed_anywhere_nothing_half_built_is_seen(address, where, times):
     script = f"""
 import os, sys
 from pipelines.maintenance import optimize as maintain
+from pipelines.table.index import columns
 from pipelines.table.index import recall
 from pipelines.table.index import segments
 from pipelines.table.index import vector as vector_index
@@ -676,7 +679,7 @@ from pipelines.table.files import TableAddress
 import lance
 die = lambda *_, **__: os._exit(9)
 real = lance.LanceDataset.commit
-maintain.INDEX_FROM_ROWS = 1000
+columns.INDEX_FROM_ROWS = 1000
 recall.QUERIES = 64
 if {where!r} == "tune": vector_index.tune = die
 if {where!r} == "commit": lance.LanceDataset.commit = lambda *a, **k: real(*a, **k) if k.get("detached") else die()
@@ -700,7 +703,7 @@ def test_trials_of_killed_optimizes_are_swept(address):
     for name, hours in [("d17446744073709551613", 2), ("d17446744073709551614", 0)]:
         (versions / f"{name}.manifest").write_bytes(b"")
         os.utime(versions / f"{name}.manifest", (time.time() - 3600 * hours,) * 2)
-    assert status(address)["versions_kept"] == address.open().version
+    assert status(address).to_dict()["versions_kept"] == address.open().version
     fitted(address)
     assert detached(address) == ["d17446744073709551614.manifest"]
 
@@ -714,7 +717,7 @@ def test_two_optimizes_at_once_are_one_message(address, monkeypatch):
         real(*args)
 
     monkeypatch.setattr(segments, "publish", publish)
-    monkeypatch.setattr(maintain, "ROWS_PER_FRAGMENT", 100)
+    monkeypatch.setattr(compaction, "ROWS_PER_FRAGMENT", 100)
     with pytest.raises(TableError, match="another program compacted or indexed the table at the same time"):
         fitted(address)
     assert left_over(address) == []
@@ -744,14 +747,14 @@ def said_with(address, text, column="text"):
 def test_full_text_in_several_languages(address):
     texts = [text for text, _ in TEXTS.values()]
     add(address, clustered(len(texts)), texts=texts)
-    result = optimize(address, Said(), Wanted(full_text="auto"))
+    result = optimize(address, Said(), IndexWanted(full_text="auto")).to_dict()
     assert result["other_indexes"] == {"text": "built"}
     for language, (text, query) in TEXTS.items():
         assert said_with(address, query) == [text], language
     assert said_with(address, "muller") == said_with(address, "Müller") == [TEXTS["de"][0]]
-    assert optimize(address, Said(), Wanted(full_text="text"))["other_indexes"] == {"text": "kept"}
+    assert optimize(address, Said(), IndexWanted(full_text="text")).other_indexes == {"text": "kept"}
     add(address, clustered(1, seed=3), texts=["量子纠缠是一种现象"])
-    assert optimize(address, Said())["other_indexes"] == {"text": "updated"}, "also without being asked again"
+    assert optimize(address, Said()).other_indexes == {"text": "updated"}, "also without being asked again"
     assert said_with(address, "量子纠缠")[0] == "量子纠缠是一种现象"
 
 
@@ -759,7 +762,7 @@ def test_full_text_of_another_tokenizer_is_replaced(address):
     add(address, clustered(2), texts=["今天天气不错", "other"])
     address.open().create_scalar_index("text", "INVERTED", base_tokenizer="simple")
     assert said_with(address, "天气") == []
-    assert optimize(address, Said(), Wanted(full_text="text"))["other_indexes"] == {"text": "built"}
+    assert optimize(address, Said(), IndexWanted(full_text="text")).other_indexes == {"text": "built"}
     assert said_with(address, "天气") == ["今天天气不错"]
     assert len(address.open().describe_indices()) == 1
 
@@ -770,16 +773,18 @@ def test_full_text_on_a_carried_column(tmp_path):
     config = job(tmp_path, corpus={"columns": ["title", "n"]})
     run(config)
     address = TableAddress(config.table.location, config.storage)
-    assert optimize(address, Said(), Wanted(full_text="title"), config)["other_indexes"] == {"title": "built"}
+    built = optimize(address, Said(), IndexWanted(full_text="title"), config)
+    assert built.other_indexes == {"title": "built"}
     assert said_with(address, "NUMBER 3", "title")[0] == "Title number 3"
-    assert optimize(address, Said(), Wanted(full_text="auto"))["other_indexes"] == {"title": "kept"}, "the only text"
+    kept = optimize(address, Said(), IndexWanted(full_text="auto"))
+    assert kept.other_indexes == {"title": "kept"}, "the only text"
     for column, words in [
         ("nosuch", "there is no column 'nosuch'; columns of text that it has: title"),
         ("n", "column 'n' is int64, not text that can be searched"),
         ("_reason", "column '_reason' is string, not text that can"),
     ]:
         with pytest.raises(TableError, match=words):
-            optimize(address, Said(), Wanted(full_text=column))
+            optimize(address, Said(), IndexWanted(full_text=column))
 
 
 def test_auto_takes_the_stored_text_whatever_its_name(tmp_path):
@@ -787,7 +792,7 @@ def test_auto_takes_the_stored_text_whatever_its_name(tmp_path):
     config = job(tmp_path, corpus={"columns": ["title"]}, table={"text_column": "passage"})
     run(config)
     address = TableAddress(config.table.location, config.storage)
-    assert optimize(address, Said(), Wanted(full_text="auto"))["other_indexes"] == {"passage": "built"}
+    assert optimize(address, Said(), IndexWanted(full_text="auto")).other_indexes == {"passage": "built"}
     assert said_with(address, "birch", "passage") == ["a birch"]
 
 
@@ -796,18 +801,18 @@ def test_full_text_of_a_table_without_text(tmp_path):
     config = job(tmp_path)
     run(config)
     with pytest.raises(TableError, match=r"it has no column of text\. .*table\.text_column"):
-        optimize(TableAddress(config.table.location, config.storage), Said(), Wanted(full_text="auto"), config)
+        optimize(TableAddress(config.table.location, config.storage), Said(), IndexWanted(full_text="auto"), config)
 
 
 def test_ids_of_a_large_table_are_indexed(address):
     add(address, clustered(1200))
-    assert optimize(address, Said())["other_indexes"] == {"id": "built"}
-    assert "id_idx" in status(address)["indices"]
+    assert optimize(address, Said()).other_indexes == {"id": "built"}
+    assert "id_idx" in status(address).to_dict()["indices"]
     plan = address.open().scanner(filter="id = '3-7'").explain_plan()
     assert "ScalarIndexQuery" in plan
     add(address, clustered(10))
-    assert optimize(address, Said())["other_indexes"] == {"id": "updated"}
-    assert optimize(address, Said())["other_indexes"] == {}
+    assert optimize(address, Said()).other_indexes == {"id": "updated"}
+    assert optimize(address, Said()).other_indexes == {}
 
 
 # ---------------------------------------------------------------------- status, refusals, the command
@@ -815,10 +820,10 @@ def test_ids_of_a_large_table_are_indexed(address):
 
 def test_status_shows_the_index(address):
     add(address, clustered(1200))
-    assert status(address)["vector_index"] is None
+    assert status(address).to_dict()["vector_index"] is None
     found = fitted(address)
     add(address, clustered(17))
-    shown = status(address)["vector_index"]
+    shown = status(address).to_dict()["vector_index"]
     assert (shown["type"], shown["unindexed_rows"], shown["recall"]) == ("IVF_SQ", 17, found["recall"])
     assert shown["bytes"] > 1200 * 32
     printed = command("status", address.location)
@@ -860,7 +865,7 @@ def test_refusals_as_commands(address, tmp_path):
                                     {"memory_gb": 0}, {"memory_gb": -1}])  # fmt: skip
 def test_numbers_out_of_range(wanted):
     with pytest.raises(ConfigError, match=r"--(min-recall|memory-gb) is .*; it "):
-        Wanted(**wanted)
+        IndexWanted(**wanted)
 
 
 def test_empty_table(address):
@@ -878,7 +883,7 @@ def test_records_of_another_release_count_as_nothing(address):
         dataset = address.open()
         dataset.update_metadata({RECORDS_KEY: text})
         assert tuning_of(address.open()) is None
-        assert status(address)["vector_index"]["recall"] is None
+        assert status(address).to_dict()["vector_index"]["recall"] is None
     assert fitted(address)["action"] == "built"
 
 

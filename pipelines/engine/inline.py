@@ -1,0 +1,77 @@
+"""The engine that defines what is correct: every stage in this process, one span after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from actors.spec import ReplicaBroken
+from pipelines.engine.stage import Failed, Item, Parcel, Reader, Result, Stage, StageFunction, call
+from pipelines.errors import VectormillError
+from pipelines.units import Span
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class InlineExecutor:
+    """`gpus` is what this process may use."""
+
+    in_process = True
+
+    def __init__(self, gpus: int = 0):
+        self.gpus = gpus
+
+    def threads(self, replicas: int) -> int:
+        return os.cpu_count() or 1
+
+    def require(self, replicas: int) -> None:
+        pass
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        return (function(item) for item in items)
+
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
+        stream: Iterator[Item] = (item for span in spans for item in read(span))
+        for stage in stages:
+            stream = _through(stream, stage)
+        try:
+            for item in stream:
+                assert not isinstance(item, Parcel), "the last stage writes"
+                yield item
+        except ReplicaBroken as bad:
+            raise VectormillError(
+                f"{bad}. This process cannot go on. What is committed stays; the same command goes on from there. "
+                "run.engine ray replaces such a process, and records a row that breaks it each time with a reason."
+            ) from bad
+
+    def close(self) -> None:
+        pass
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": "inline"}
+
+
+def _through(stream: Iterator[Item], stage: Stage) -> Iterator[Item]:
+    function = stage.make()
+    held: list[Item] = []
+    for item in stream:
+        held.append(item)
+        if len(held) == stage.parcels_per_call:
+            yield from _call(stage, function, held)
+            held = []
+    if held:
+        yield from _call(stage, function, held)
+
+
+def _call(stage: Stage, function: StageFunction, items: list[Item]) -> list[Item]:
+    done = call(stage, function, items)
+    for item in done:
+        if isinstance(item, Failed) and item.hung:
+            raise VectormillError(
+                f"{', '.join(map(str, item.bundle))}: {item.why}. This process cannot go on. What is committed stays; "
+                "the same command goes on from there. run.engine ray replaces such a process, and records a row that "
+                "hangs it each time with a reason."
+            )
+    return done
