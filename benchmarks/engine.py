@@ -132,9 +132,13 @@ class Job:
 
 
 def _receipts(results: Iterable[Result]) -> list[Receipt]:
-    found, failed = [], []
+    found: list[Receipt] = []
+    failed: list[Result] = []
     for result in results:
-        (found if isinstance(result, Receipt) else failed).append(result)
+        if isinstance(result, Receipt):
+            found.append(result)
+        else:
+            failed.append(result)
     assert not failed, failed
     return found
 

@@ -122,7 +122,7 @@ def cli_reference() -> str:
     parts = [
         GENERATED,
         "# Command reference",
-        "`vectormill` and `python -m pipelines` are the same program. Results go to stdout, with `--json` as one JSON "
+        "`vectormill` and `python -m vectormill` are the same program. Results go to stdout, with `--json` as one JSON "
         "object; progress and errors go to stderr. Exit codes are in [operations.md](operations.md#exit-codes).",
         _block(group.get_help(program)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
     """Read and validate a job file; `overrides` are `a.b=value` strings, values parsed as YAML.
 
     Raises ConfigError with one message that names every wrong field."""
+    data = read_job(path)
+    for override in overrides:
+        _apply(data, override)
+    return parse_job(data, str(path))
+
+
+def read_job(path: str | Path) -> dict[str, Any]:
+    """The sections of a job file, not validated. Raises ConfigError for a file that is not YAML, or no sections."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as bad:
@@ -37,9 +45,16 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
         raise ConfigError(f"{path} is not valid YAML: {_why(bad)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold the sections corpus, model, table ...; it holds {type(data).__name__}")
-    for override in overrides:
-        _apply(data, override)
-    return parse_job(data, str(path))
+    return data
+
+
+def merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with fields in place of, or beside, those that are there; a mapping goes into a mapping."""
+    found = dict(data)
+    for name, value in overrides.items():
+        inner = found.get(name)
+        found[name] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return found
 
 
 def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:

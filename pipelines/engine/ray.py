@@ -49,6 +49,9 @@ MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was 
 NOTICED_SECONDS = 60.0  # for Ray to notice that a node died
 LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
 IN_WORKERS = {"TOKENIZERS_PARALLELISM": "false"}  # a stage is one thread's work; others have the other cores
+# Ray puts the driver's working directory first on its workers' path: what is there by the names of ours must not win.
+OWN_PACKAGES = "vectormill.own"
+PRELOAD = "RAY_preload_python_modules"
 HEAD_LOST_SECONDS = 40.0  # without an answer; after 60 Ray ends the process, without a word
 
 
@@ -70,11 +73,19 @@ class RayExecutor:
         if self._own:
             cpus = max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+            # A runtime_env would waste the workers that Ray starts beforehand.
             for name, value in IN_WORKERS.items():
-                os.environ.setdefault(name, value)  # a runtime_env would waste the workers that Ray starts beforehand
+                os.environ.setdefault(name, value)
+            modules = [name for name in os.environ.get(PRELOAD, "").split(",") if name not in ("", OWN_PACKAGES)]
+            os.environ[PRELOAD] = ",".join([OWN_PACKAGES, *modules])
         else:
-            packages = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "actors")]
-            options = {"address": address, "runtime_env": {"py_modules": packages, "env_vars": IN_WORKERS}}
+            packages = [str(Path(__file__).parents[2] / name) for name in ("vectormill", "pipelines", "actors")]
+            runtime_env = {
+                "py_modules": packages,
+                "env_vars": IN_WORKERS,
+                "worker_process_setup_hook": f"{OWN_PACKAGES}.install",
+            }
+            options = {"address": address, "runtime_env": runtime_env}
         self._options: dict[str, Any] = options
         if RayExecutor._left_open:
             ray.shutdown()

@@ -64,7 +64,7 @@ class Place:
         data = config.model_dump(mode="json", exclude_none=True)
         data["run"]["engine"] = engine
         (self.folder / "job.yaml").write_text(yaml.safe_dump(data))
-        command = [sys.executable, "-m", "pipelines", "embed", str(self.folder / "job.yaml")]
+        command = [sys.executable, "-m", "vectormill", "embed", str(self.folder / "job.yaml")]
         temporary = {"TMPDIR": str(self.folder), "RAY_TMPDIR": str(self.folder)}
         done = subprocess.run(command, cwd=ROOT, env={**ENVIRONMENT, **temporary}, capture_output=True, check=False)
         name = f"output-{len(list(self.folder.iterdir()))}"

@@ -150,7 +150,7 @@ def test_row_that_kills_its_replica_is_recorded(tmp_path, executor, monkeypatch)
 def start(config, tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "pipelines", "embed", str(path), "--json"]
+    command = [sys.executable, "-m", "vectormill", "embed", str(path), "--json"]
     # Pipes would stay open as long as a process of Ray's lives.
     with (tmp_path / "stdout").open("w") as out, (tmp_path / "stderr").open("w") as errors:
         return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors)

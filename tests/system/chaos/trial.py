@@ -210,7 +210,7 @@ class Trial:
     def _verify(self) -> None:
         """It must certify the table, and doubt what there is to doubt: rows that the owner deleted, and ids that a
         unit's boundary hid from one another."""
-        command = [sys.executable, "-m", "pipelines", "verify", str(self.folder / "job.yaml"), "--json", "--quiet"]
+        command = [sys.executable, "-m", "vectormill", "verify", str(self.folder / "job.yaml"), "--json", "--quiet"]
         command += ["--set", "run.engine=inline"]
         if self.place.endpoint:  # not through a proxy that fails
             command += ["--set", f"storage.endpoint_url={self.place.endpoint}"]

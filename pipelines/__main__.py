@@ -1,3 +1,0 @@
-from pipelines.cli.app import main
-
-main()

@@ -1,0 +1,14 @@
+"""The command: `vectormill` and `python -m vectormill`."""
+
+import vectormill.own  # noqa: F401 - before anything else of ours
+
+
+def main() -> None:
+    """The console script."""
+    from pipelines.cli.app import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
