@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.recipe import identity
 from actors.reranker.reranker import Reranker
 from actors.spec import ModelSpec
 from actors.tokenizer.text import INSTRUCTED_PROMPT
 from actors.weights import locate as weights
-from actors.weights.recipe import identity, resolve
+from actors.weights.recipe import resolve
 
 DOCUMENT = "document"
 QUERY = "query"

@@ -1,4 +1,4 @@
-"""What a reranker's scores depend on, and the tokenizer of its pairs: the counterpart of recipe.py."""
+"""What a reranker's scores depend on, and the tokenizer of its pairs: the counterpart of embedder/recipe.py."""
 
 from typing import Any
 

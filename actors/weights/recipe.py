@@ -119,28 +119,6 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
     return Resolved(folder, recipe, prompt, dimensions, max_tokens)
 
 
-def identity(spec: ModelSpec) -> dict[str, Any]:
-    """All that changes a vector, readable and ready for JSON. Two specs with equal identities give equal vectors.
-
-    Hashes the weights (once per process). Imports torch only for dtype "auto", unless the device is CUDA.
-    Raises ModelError as `weights.locate`, `load_recipe` and `resolve` do.
-    """
-    resolved = resolve(spec)
-    recipe, folder = resolved.recipe, resolved.folder
-    return {
-        "weights": weights.digest(folder) if folder else fake.DIGEST,
-        "tokenizer": weights.file_sha256(weights.tokenizer_file(folder)) if folder else fake.DIGEST,
-        "architecture": recipe.architecture,
-        "pooling": recipe.pooling,
-        "prompt": resolved.document_prompt,
-        "dimensions": resolved.dimensions,
-        "normalise": recipe.normalise,
-        "max_tokens": resolved.max_tokens,
-        "dtype": spec.resolve_dtype(),
-        "lower_case": recipe.lower_case,
-    }
-
-
 def fake_recipe() -> Recipe:
     """The recipe of the fake model; see actors/fake.py."""
     return Recipe(

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from actors.embedder import recipe
 from actors.reranker import recipe as rerank_recipe
 from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import recipe
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.engine.stage import Stage
 from pipelines.errors import ConfigError

@@ -34,7 +34,7 @@ def test_tokenising_and_planning_do_not_pay_for_torch() -> None:
     run(
         f"import sys, importlib\nfor name in {LIGHT}: importlib.import_module(name)\n"
         "from actors.spec import ModelSpec\nfrom actors.tokenizer.text import TextTokenizer\n"
-        "from actors.weights.recipe import identity\n"
+        "from actors.embedder.recipe import identity\n"
         "spec = ModelSpec('bundled', device='cpu', dtype='float32')\n"
         "identity(spec), TextTokenizer(spec).encode(['a'])\n"
         f"found = set({heavy}) & set(sys.modules)\nassert not found, found"

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.recipe import identity
 from actors.network import attention, pooling
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights import locate as weights
-from actors.weights.recipe import identity, load_recipe
+from actors.weights.recipe import load_recipe
 from tests.actors.network.test_architectures import build, write_modules, write_tokenizer
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.embedder.recipe import identity
 from actors.spec import ModelError, ModelSpec
 from actors.weights import locate as weights
-from actors.weights.recipe import identity
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "1_Pooling/config.json": b"{}", "model.bin": b"pickle"}
 
