@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.device.auto import resolve_device
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 
 
@@ -31,7 +32,7 @@ def prepare(spec: ModelSpec) -> str:
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    device = spec.resolve_device()
+    device = resolve_device(spec)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} asked, but torch sees no CUDA device here")
     return device

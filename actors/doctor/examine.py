@@ -25,6 +25,7 @@ import torch
 from actors.checks import goldens
 from actors.checks import layouts as selfcheck
 from actors.checks.published import Published
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.doctor import inspection
 from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
 from actors.embedder.embedder import Embedder, load_encoder
@@ -55,7 +56,7 @@ def examine(spec: ModelSpec, task: str | None = None, with_goldens: bool = True)
     # By its folder, so that the checks a replica of known weights makes at start do not end the examination.
     local = replace(spec, weights=str(place), revision=None, s3=(), dimensions=None, max_tokens=None, prompt=None)
     diagnosis = Diagnosis(
-        spec.weights, task, inspection.environment(spec.resolve_device()), inspection.folder(spec, place)
+        spec.weights, task, inspection.environment(resolve_device(spec)), inspection.folder(spec, place)
     )
     published = _published(diagnosis, spec, place) if with_goldens else None
     if not with_goldens:
@@ -112,11 +113,11 @@ def _reads_pairs(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
 
 def _to_run(diagnosis: Diagnosis, spec: ModelSpec) -> list[ModelSpec]:
     """The spec in each dtype to examine."""
-    own = replace(spec, dtype=spec.resolve_dtype())
+    own = replace(spec, dtype=resolve_dtype(spec))
     if spec.dtype != "auto" or own.dtype == "float32":
         return [own]
     needed = 4 * diagnosis.model["parameters"] * 1.2 + 1e9
-    free = inspection.free_memory(spec.resolve_device())
+    free = inspection.free_memory(resolve_device(spec))
     if free is not None and free < needed:
         diagnosis.notes.append(
             f"not run in float32, which needs {needed / 1e9:.1f} GB ({free / 1e9:.1f} GB are free): {own.dtype} alone, "

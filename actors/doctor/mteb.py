@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.device.auto import resolve_dtype
 from actors.embedder.embedder import Embedder
 from actors.embedder.recipe import identity
 from actors.reranker.reranker import Reranker
@@ -89,7 +90,7 @@ class MtebReranker:
     @property
     def mteb_model_meta(self) -> Any:
         digest = weights.digest(weights.locate(self._spec))
-        space = {"weights": digest, "dtype": self._spec.resolve_dtype(), "instructions": self._instructions}
+        space = {"weights": digest, "dtype": resolve_dtype(self._spec), "instructions": self._instructions}
         return _card(self._spec, space, "cross-encoder", True)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from actors.device import device as devices
 from actors.device import memory
+from actors.device.auto import resolve_dtype
 from actors.device.device import Pending
 from actors.network import pooling
 from actors.network.network import Network, load_network
@@ -29,7 +30,7 @@ class Encoder:
         assert resolved.folder is not None
         self._device = devices.prepare(spec)
         self._on_cuda = self._device.startswith("cuda")
-        self.dtype = spec.resolve_dtype()
+        self.dtype = resolve_dtype(spec)
         self._resolved = resolved
         self.dimensions = resolved.dimensions
         self.normalised = resolved.recipe.normalise

@@ -3,6 +3,7 @@
 from typing import Any
 
 from actors import fake
+from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import digest, file_sha256, tokenizer_file
 from actors.weights.recipe import resolve
@@ -25,6 +26,6 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
         "dimensions": resolved.dimensions,
         "normalise": recipe.normalise,
         "max_tokens": resolved.max_tokens,
-        "dtype": spec.resolve_dtype(),
+        "dtype": resolve_dtype(spec),
         "lower_case": recipe.lower_case,
     }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from actors import fake
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.network.quiet import quiet_transformers
 from actors.spec import ModelSpec
 from actors.weights.recipe import Resolved, resolve
@@ -23,11 +24,11 @@ class Reference:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._resolved = resolve(spec)
-        self._device = spec.resolve_device()
+        self._device = resolve_device(spec)
         self._tokenizer: Any = None
         self._model: Any = None
         if self._resolved.folder is not None:
-            self._load(self._resolved, spec.resolve_dtype())
+            self._load(self._resolved, resolve_dtype(spec))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of documents, float32 [N, D], in their order."""

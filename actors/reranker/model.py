@@ -15,6 +15,7 @@ import torch
 
 from actors.device import device as devices
 from actors.device import memory
+from actors.device.auto import resolve_dtype
 from actors.device.device import Pending
 from actors.network import attention
 from actors.network.attention import to_device
@@ -36,7 +37,7 @@ class RerankModel:
 
     def __init__(self, spec: ModelSpec, folder: Path, geometry: Geometry, direction_H: torch.Tensor) -> None:
         """direction_H: w_yes - w_no, float32."""
-        self.device, self.dtype = devices.prepare(spec), spec.resolve_dtype()
+        self.device, self.dtype = devices.prepare(spec), resolve_dtype(spec)
         self.token_budget = TOKEN_BUDGET_CPU
         self._varlen = self.device.startswith("cuda") and self.dtype != "float32"  # the kernel knows half precision
         if self._varlen:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from actors import fake
+from actors.device.auto import resolve_dtype
 from actors.reranker.fake import FakePrompt
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.spec import ModelSpec
@@ -35,5 +36,5 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
         "architecture": "qwen3 reranker" if folder else "fake",
         "instruction": instruction if instruction is not None else DEFAULT_INSTRUCTION if folder else "",
         "max_tokens": prompt.max_tokens,
-        "dtype": spec.resolve_dtype(),
+        "dtype": resolve_dtype(spec),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.network.quiet import quiet_transformers
 from actors.reranker.fake import FakeRerankModel
 from actors.reranker.head import CONVERTED, read_config
@@ -27,7 +28,7 @@ class RerankReference:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._prompt: Any = load_prompt(spec)
-        self._device = spec.resolve_device()
+        self._device = resolve_device(spec)
         self._fake = FakeRerankModel(spec) if spec.is_fake else None
         if self._fake is None:
             self._load(spec)
@@ -42,7 +43,7 @@ class RerankReference:
 
         folder = weights.locate(spec)
         converted = CONVERTED in (read_config(folder).get("architectures") or ())
-        dtype = spec.resolve_dtype()
+        dtype = resolve_dtype(spec)
         with quiet_transformers():
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = (AutoModelForSequenceClassification if converted else AutoModelForCausalLM).from_pretrained(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from actors import packed as batching
+from actors.device.auto import resolve_device
 from actors.embedder.embedder import Embedder, Model
 from actors.embedder.encoder import Encoder
 from actors.spec import ModelSpec
@@ -78,7 +79,7 @@ class Ours:
 
     def __init__(self, subject: Subject, spec: ModelSpec) -> None:
         self._watched: Watched | None = None
-        on_cuda = spec.resolve_device().startswith("cuda")
+        on_cuda = resolve_device(spec).startswith("cuda")
 
         def load(spec: ModelSpec, resolved: Resolved) -> Model:
             self._watched = Watched(Encoder(spec, resolved, subject.network), on_cuda)

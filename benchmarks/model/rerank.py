@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from actors import packed as batching
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.device.device import Pending
 from actors.network import attention
 from actors.network.qwen3_weights import Geometry, Weights
@@ -87,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
             "--task rerank takes a Qwen3 of the known sizes with random weights, and no --tokenizer or --path"
         )
     spec = ModelSpec("random", device=options.device, dtype=options.dtype, threads=options.threads)
-    device, dtype = spec.resolve_device(), spec.resolve_dtype()
+    device, dtype = resolve_device(spec), resolve_dtype(spec)
     machine = report.machine(device)
     ours = RandomReranker(spec, Geometry.of(config), options.seed)
     model = ours.weights.reference() if options.peers else None

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from actors.checks import goldens
 from actors.checks.published import DOCUMENTS, QUERIES, Published
+from actors.device.auto import resolve_dtype
 from actors.doctor import inspection
 from actors.spec import ModelError, ModelSpec
 from actors.weights import locate as weights
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if judge is not None:
                 known = published(judge, "rerank")
                 got = goldens.logits_or_scores(searcher.reranker, known.goldens) if known else []
-                more = goldens.judge(known.goldens, got, judge.resolve_dtype()) if known else []
+                more = goldens.judge(known.goldens, got, resolve_dtype(judge)) if known else []
                 _show_goldens(console, known, more, "to rerank")
                 results += more
     except (VectormillError, ModelError) as bad:

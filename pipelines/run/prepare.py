@@ -11,6 +11,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
 from pipelines.config import JobConfig, ReplicaRange
@@ -58,7 +59,7 @@ class Prepared:
 def open_executor(job: JobConfig) -> Iterator[Executor]:
     """The engine the job asks for. Ray is imported, and started, only here."""
     if job.run.engine == "inline":
-        with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
+        with_gpu = job.run.device != "cpu" and resolve_device(ModelSpec(job.model.weights)) == "cuda"
         executor: Executor = InlineExecutor(gpus=int(with_gpu))
     else:
         # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
@@ -96,7 +97,7 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
         s3=job.storage.for_weights(),
         force_float16=force_float16,
     )
-    return replace(spec, dtype=spec.resolve_dtype())
+    return replace(spec, dtype=resolve_dtype(spec))
 
 
 def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
