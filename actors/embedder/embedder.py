@@ -8,7 +8,6 @@ Legend: N texts, T tokens in all, n sequences of a micro-batch, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +17,9 @@ from actors import packed as batching
 from actors.checks import goldens
 from actors.checks import layouts as selfcheck
 from actors.device import double_buffered as in_turn
-from actors.spec import ModelError, ModelSpec
+from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import check_digest
 from actors.weights.recipe import Resolved, resolve
 
 
@@ -120,16 +119,3 @@ class Embedder:
     def _one_micro_batch(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         lengths_n = np.array([len(ids_T) for ids_T in sequences], dtype=np.int64)
         return self._model.to_host(self._model.encode(np.concatenate(list(sequences)), lengths_n))
-
-
-def check_digest(spec: ModelSpec, folder: Path | None) -> None:
-    """Raises ModelError when the weights in `folder` (None: the fake's) are not those of spec.digest."""
-    if spec.digest is None:
-        return
-    found = weights.digest(folder) if folder else fake.DIGEST
-    if found != spec.digest:
-        raise ModelError(
-            f"the weights of {spec.weights!r} on this machine ({folder}) have digest {found[:16]}..., but "
-            f"{spec.digest[:16]}... was expected: they are another version. Put the right ones there, or remove the "
-            "stale copy"
-        )

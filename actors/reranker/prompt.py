@@ -32,7 +32,7 @@ from actors.checks.published import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_A
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
-from actors.tokenizer.text import TEXTS_PER_CALL, check_digest, check_vocabulary
+from actors.tokenizer.text import TEXTS_PER_CALL, check_tokenizer_digest, check_vocabulary
 from actors.weights import locate as weights
 from actors.weights.modules import read_json
 
@@ -73,7 +73,7 @@ class RerankPrompt:
 
     def __init__(self, spec: ModelSpec) -> None:
         folder = weights.locate(spec, tokenizer_only=True)
-        check_digest(spec, folder)
+        check_tokenizer_digest(spec, folder)
         config = read_json(folder / "config.json")
         self.max_tokens = _max_tokens(spec, int(config["max_position_embeddings"]))
         self._path = weights.tokenizer_file(folder)

@@ -16,7 +16,6 @@ import numpy as np
 
 from actors.checks import goldens
 from actors.device import double_buffered as in_turn
-from actors.embedder.embedder import check_digest
 from actors.network.qwen3_weights import Geometry
 from actors.reranker import selfcheck as rerank_check
 from actors.reranker.batches import PairBatches
@@ -134,7 +133,7 @@ class Reranker:
 def _load(spec: ModelSpec) -> tuple[Any, Any]:
     """Prompt and model of a spec: the one place where real and fake are told apart."""
     folder = None if spec.is_fake else weights.locate(spec)
-    check_digest(spec, folder)
+    weights.check_digest(spec, folder)
     if folder is None:
         return FakePrompt(spec), FakeRerankModel(spec)
     config = read_config(folder)

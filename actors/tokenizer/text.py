@@ -63,7 +63,7 @@ class TextTokenizer:
 
     def __init__(self, spec: ModelSpec) -> None:
         resolved = resolve(spec, with_weights=False)
-        check_digest(spec, resolved.folder)
+        check_tokenizer_digest(spec, resolved.folder)
         self.max_tokens = resolved.max_tokens
         self._document_prompt = resolved.document_prompt
         self._query_prompt = resolved.recipe.query_prompt
@@ -193,7 +193,7 @@ def check_vocabulary(largest: int, vocabulary: int, path: Path) -> None:
         )
 
 
-def check_digest(spec: ModelSpec, folder: Path | None) -> None:
+def check_tokenizer_digest(spec: ModelSpec, folder: Path | None) -> None:
     """Raises ModelError when the folder's tokenizer.json (None: the fake's) is not the one that the spec expects."""
     # Texts are tokenised on other machines than the weights run on: one stale copy there would go unseen.
     if spec.tokenizer_digest is None:
