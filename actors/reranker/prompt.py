@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from actors import packed as batching
-from actors.checks.published import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_AND_NO
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
+from actors.tokenizer.qwen_ids import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_AND_NO
 from actors.tokenizer.text import TEXTS_PER_CALL, check_tokenizer_digest, check_vocabulary
 from actors.weights import locate as weights
 from actors.weights.modules import read_json

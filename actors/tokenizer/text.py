@@ -20,11 +20,11 @@ import numpy as np
 
 from actors import fake
 from actors import packed as batching
-from actors.checks.published import END_OF_TEXT, TOKEN_IDS
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import Content
+from actors.tokenizer.qwen_ids import END_OF_TEXT, TOKEN_IDS
 from actors.weights.locate import file_sha256, tokenizer_file
 from actors.weights.recipe import resolve
 

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.checks import goldens
-from actors.checks.published import DOCUMENTS, QUERIES, Published
+from actors.checks.published import Published
 from actors.device.auto import resolve_dtype
 from actors.doctor import inspection
 from actors.spec import ModelError, ModelSpec
+from actors.tokenizer.qwen_ids import DOCUMENTS, QUERIES
 from actors.weights import locate as weights
 from actors.weights.modules import read_json
 from pipelines.cli import terminal as report

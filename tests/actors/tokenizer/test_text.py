@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from actors.checks.published import END_OF_TEXT
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import HEAD_CHARS_PER_TOKEN, content_of_heads
+from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
