@@ -15,7 +15,8 @@ from actors.checks.layouts import COPIES, LEAST_COSINE, TEXTS, Comparison, check
 from actors.embedder.embedder import Embedder
 from actors.network import attention, pooling, qwen3
 from actors.network.attention import Packing, Run
-from actors.network.kernels import plain as kernels
+from actors.network.kernels import plain
+from actors.network.kernels.operations import Rotation
 from actors.network.network import TransformersNetwork
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
@@ -153,35 +154,35 @@ def keys_and_values_of_different_groups(patch: Patch) -> None:
 def neighbours_rotated_together(patch: Patch) -> None:
     """Value 2i with value 2i + 1, as other models do, in place of i with i + D/2."""
 
-    def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: kernels.Rotation) -> None:
-        normed = kernels.rms_norm(x, weight, eps)
+    def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None:
+        normed = plain.rms_norm(x, weight, eps)
         cos, sin = (table[rotation.positions].unsqueeze(1) for table in rotation[:2])
         even, odd = normed[..., ::2], normed[..., 1::2]
         x.copy_(torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2))
 
-    patch.setattr(kernels, "norm_rope_", norm_rope_)
+    patch.setattr(plain, "norm_rope_", norm_rope_)
 
 
 def one_half_rotated(patch: Patch) -> None:
-    honest = kernels.norm_rope_
+    honest = plain.norm_rope_
 
     def norm_rope_(x: torch.Tensor, *rest: object) -> None:
         size = x.shape[-1] // 2
-        second = kernels.rms_norm(x, *rest[:2])[..., size:].clone()
+        second = plain.rms_norm(x, *rest[:2])[..., size:].clone()
         honest(x, *rest)
         x[..., size:] = second
 
-    patch.setattr(kernels, "norm_rope_", norm_rope_)
+    patch.setattr(plain, "norm_rope_", norm_rope_)
 
 
 def head_norm_left_out(patch: Patch) -> None:
-    honest = kernels.norm_rope_
-    patch.setattr(kernels, "norm_rope_", lambda x, weight, *rest: honest(x, torch.ones_like(weight), *rest))
+    honest = plain.norm_rope_
+    patch.setattr(plain, "norm_rope_", lambda x, weight, *rest: honest(x, torch.ones_like(weight), *rest))
 
 
 def gate_and_up_swapped(patch: Patch) -> None:
-    honest = kernels.silu_mul
-    patch.setattr(kernels, "silu_mul", lambda x: honest(x.roll(x.shape[1] // 2, dims=1)))
+    honest = plain.silu_mul
+    patch.setattr(plain, "silu_mul", lambda x: honest(x.roll(x.shape[1] // 2, dims=1)))
 
 
 def no_unit_length(patch: Patch) -> None:

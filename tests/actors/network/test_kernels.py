@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from actors.network import attention
-from actors.network.kernels import plain as kernels
-from actors.network.kernels.plain import E4M3, SMALLEST_SCALE, Quantised, Rotation
+from actors.network.kernels import plain
+from actors.network.kernels.choose import choose
+from actors.network.kernels.operations import E4M3, SMALLEST_SCALE, Quantised, Rotation
 from actors.network.network import Qwen3Network
 from tests.actors.network.test_attention import varlen_of_torch_2_13
 from tests.actors.network.test_qwen3 import SMALL, filled
@@ -34,12 +35,12 @@ def triton_kernels():
         pytest.skip("triton is not installed")
     if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("a GPU that torch does not see, and TRITON_INTERPRET is not 1")
-    from actors.network.kernels import triton as triton_kernels
+    from actors.network.kernels import triton
 
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
             _round_as_hardware_does(patch)
-        yield triton_kernels
+        yield triton
 
 
 def _round_as_hardware_does(patch: pytest.MonkeyPatch) -> None:
@@ -143,35 +144,33 @@ def near_8(found: Quantised, wanted: torch.Tensor) -> None:
 @pytest.mark.parametrize("eps", [EPS, 0.5])
 def test_torch_norms(width: int, eps: float) -> None:
     x, weight = rows(width), weight_of(width, torch.float32)
-    torch.testing.assert_close(
-        kernels.rms_norm(x, weight, eps).double(), normed(x, weight, eps), rtol=EXACT, atol=EXACT
-    )
-    near_8(kernels.rms_norm_8(x, weight, eps), normed(x, weight, eps))
+    torch.testing.assert_close(plain.rms_norm(x, weight, eps).double(), normed(x, weight, eps), rtol=EXACT, atol=EXACT)
+    near_8(plain.rms_norm_8(x, weight, eps), normed(x, weight, eps))
 
 
 @pytest.mark.parametrize("size", [2, 16, 128])
 def test_torch_rotates(size: int) -> None:
     x, weight = rows(3 * size).unflatten(1, (3, size)), weight_of(size, torch.float32)
     wanted = turned(normed(x, weight, EPS), rotation(len(x), size))
-    kernels.norm_rope_(x, weight, EPS, rotation(len(x), size))
+    plain.norm_rope_(x, weight, EPS, rotation(len(x), size))
     torch.testing.assert_close(x.double(), wanted, rtol=EXACT, atol=4e-6)
 
 
 def test_torch_gates_and_quantises() -> None:
     x = rows(200)
-    torch.testing.assert_close(kernels.silu_mul(x).double(), gated(x), rtol=EXACT, atol=EXACT)
-    near_8(kernels.silu_mul_8(x), gated(x))
-    near_8(kernels.quantise(x), x.double())
-    assert kernels.quantise(x)[1][1].item() == pytest.approx(SMALLEST_SCALE)
+    torch.testing.assert_close(plain.silu_mul(x).double(), gated(x), rtol=EXACT, atol=EXACT)
+    near_8(plain.silu_mul_8(x), gated(x))
+    near_8(plain.quantise(x), x.double())
+    assert plain.quantise(x)[1][1].item() == pytest.approx(SMALLEST_SCALE)
 
 
 def test_rounded_once_at_the_end() -> None:
     """What is computed in bfloat16 all along is off by several steps."""
     x, weight = rows(100, torch.bfloat16), weight_of(100, torch.bfloat16)
-    assert torch.equal(kernels.rms_norm(x, weight, EPS), normed(x, weight, EPS).float().bfloat16())
-    assert torch.equal(kernels.silu_mul(x), gated(x).float().bfloat16())
+    assert torch.equal(plain.rms_norm(x, weight, EPS), normed(x, weight, EPS).float().bfloat16())
+    assert torch.equal(plain.silu_mul(x), gated(x).float().bfloat16())
     heads = x.unflatten(1, (1, 100)).clone()
-    kernels.norm_rope_(heads, weight, EPS, rotation(len(x), 100))
+    plain.norm_rope_(heads, weight, EPS, rotation(len(x), 100))
     close(heads, turned(normed(x[:, None], weight, EPS), rotation(len(x), 100)).float().bfloat16())
 
 
@@ -181,8 +180,8 @@ def test_triton_norms(triton_kernels, dtype: torch.dtype, width: int) -> None:
     x, weight = rows(width, dtype), weight_of(width, dtype)
     before = x.clone()
     for eps in (EPS, 0.5):
-        close(triton_kernels.rms_norm(x, weight, eps), kernels.rms_norm(x, weight, eps))
-        close_8(triton_kernels.rms_norm_8(x, weight, eps), kernels.rms_norm_8(x, weight, eps))
+        close(triton_kernels.rms_norm(x, weight, eps), plain.rms_norm(x, weight, eps))
+        close_8(triton_kernels.rms_norm_8(x, weight, eps), plain.rms_norm_8(x, weight, eps))
     assert torch.equal(x, before)
 
 
@@ -194,7 +193,7 @@ def test_triton_rotates_its_slice_and_nothing_beside_it(
     """Queries and keys lie in the middle of one product of q, k and v."""
     whole = rows((heads + 3) * size, dtype).unflatten(1, (heads + 3, size))
     wanted, weight, turn = whole.clone(), weight_of(size, dtype), rotation(len(whole), size)
-    kernels.norm_rope_(wanted[:, 1 : heads + 1], weight, EPS, turn)
+    plain.norm_rope_(wanted[:, 1 : heads + 1], weight, EPS, turn)
     found = whole.clone()
     triton_kernels.norm_rope_(found[:, 1 : heads + 1], weight, EPS, turn)
     close(found[:, 1 : heads + 1], wanted[:, 1 : heads + 1])
@@ -208,8 +207,8 @@ def test_triton_rotates_its_slice_and_nothing_beside_it(
 def test_triton_gates(triton_kernels, dtype: torch.dtype, width: int) -> None:
     gate_up = rows(2 * width, dtype)
     gate_up[5, :width], gate_up[6, :width] = -200, 200
-    close(triton_kernels.silu_mul(gate_up), kernels.silu_mul(gate_up))
-    close_8(triton_kernels.silu_mul_8(gate_up), kernels.silu_mul_8(gate_up))
+    close(triton_kernels.silu_mul(gate_up), plain.silu_mul(gate_up))
+    close_8(triton_kernels.silu_mul_8(gate_up), plain.silu_mul_8(gate_up))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -217,7 +216,7 @@ def test_triton_gates(triton_kernels, dtype: torch.dtype, width: int) -> None:
 def test_triton_quantises(triton_kernels, dtype: torch.dtype, width: int) -> None:
     x = rows(width, dtype)
     found = triton_kernels.quantise(x)
-    close_8(found, kernels.quantise(x))
+    close_8(found, plain.quantise(x))
     assert found.values[1].float().eq(0).all(), "a row of zeros stays zeros"
 
 
@@ -250,8 +249,8 @@ def test_the_whole_forward_pass_of_a_gpu(
     if DEVICE == "cpu":
         monkeypatch.setattr(attention, "varlen_function", lambda: varlen_of_torch_2_13)
     found = []
-    for chosen in (kernels, triton_kernels):
-        monkeypatch.setattr(kernels, "choose", lambda device, chosen=chosen: chosen)
+    for chosen in (plain, triton_kernels):
+        monkeypatch.setattr("actors.network.qwen3.choose", lambda device, chosen=chosen: chosen)
         network = Qwen3Network(weights, varlen=chosen is triton_kernels and (DEVICE == "cpu" or dtype != "float32"))
         with torch.inference_mode():
             found.append(network.pooled(ids, lengths).double())
@@ -259,18 +258,18 @@ def test_the_whole_forward_pass_of_a_gpu(
 
 
 def test_a_cpu_gets_torch() -> None:
-    assert kernels.choose("cpu") is kernels
+    assert choose("cpu") is plain
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_gets_triton_where_there_is_one(triton_kernels, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.choose(device) is triton_kernels
+    assert choose(device) is triton_kernels
     monkeypatch.delattr("actors.network.kernels.triton")
     monkeypatch.setitem(sys.modules, "actors.network.kernels.triton", None)
-    assert kernels.choose(device) is kernels
+    assert choose(device) is plain
 
 
 def test_both_have_every_operation(triton_kernels) -> None:
     for name in ("rms_norm", "rms_norm_8", "norm_rope_", "silu_mul", "silu_mul_8", "quantise"):
-        assert callable(getattr(kernels, name))
+        assert callable(getattr(plain, name))
         assert callable(getattr(triton_kernels, name))
