@@ -20,7 +20,7 @@ import torch
 
 from actors import packed as batching
 from actors.checks import layouts as selfcheck
-from actors.embedder.encoder import Encoder
+from actors.embedder.model import EmbedModel
 from actors.network.kernels import plain
 from actors.network.network import Qwen3Network, TransformersNetwork
 from actors.network.qwen3_weights import Geometry
@@ -64,14 +64,14 @@ def sequences(subject: Subject, dry: bool, most: int) -> list[np.ndarray]:
     return [rng.integers(3, subject.recipe.vocabulary, n) for n in lengths]
 
 
-def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[Encoder, dict[str, Any], list[np.ndarray]]:
-    """An encoder that was started, its layouts against the reference, and the sequences."""
-    encoder = Encoder(spec, resolve(spec), subject.network)
+def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, dict[str, Any], list[np.ndarray]]:
+    """A model that was started, its layouts against the reference, and the sequences."""
+    model = EmbedModel(spec, resolve(spec), subject.network)
     given = sequences(subject, dry, spec.max_tokens or 512)
-    reference = np.stack([encoder.reference(ids) for ids in given])
-    encoder.start(1 << 20)  # any layout in one micro-batch
-    found = selfcheck.compare(given, reference, lambda rows: one(encoder, rows), unit_length=True)
-    alone = np.concatenate([one(encoder, [ids]) for ids in given])
+    reference = np.stack([model.reference(ids) for ids in given])
+    model.start(1 << 20)  # any layout in one micro-batch
+    found = selfcheck.compare(given, reference, lambda rows: one(model, rows), unit_length=True)
+    alone = np.concatenate([one(model, [ids]) for ids in given])
     facts: dict[str, Any] = {
         "layouts": {c.layout: {"reference": c.cosine, "alone": c.cosine_to_alone} for c in found},
         "least_cosine": min(c.cosine for c in found),
@@ -84,25 +84,25 @@ def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[Encoder, dic
     )
     least, layouts = facts["least_cosine"], facts["least_cosine_of_layouts"]
     facts["said"] = f"cosine to transformers {least:.7f}, between layouts {layouts:.7f}, right: {facts['right']}"
-    return encoder, facts, given
+    return model, facts, given
 
 
-def one(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
+def one(model: EmbedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     """One micro-batch."""
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
-    return encoder.to_host(encoder.encode(np.concatenate(list(rows)), lengths))
+    return model.to_host(model.encode(np.concatenate(list(rows)), lengths))
 
 
 def bfloat16(dry: bool) -> dict[str, Any]:
     """0.6B: fused, Triton, variable-length attention against transformers; against torch's kernels; twice the same."""
     with loaded(wanted(dry, "0.6B", "bfloat16"), 512) as (subject, spec):
-        encoder, facts, given = compared(subject, spec, dry)
-        together = one(encoder, given)
-        again = one(encoder, given)
-        in_two = np.concatenate([one(encoder, given[: len(given) // 2]), one(encoder, given[len(given) // 2 :])])
+        model, facts, given = compared(subject, spec, dry)
+        together = one(model, given)
+        again = one(model, given)
+        in_two = np.concatenate([one(model, given[: len(given) // 2]), one(model, given[len(given) // 2 :])])
         assert isinstance(subject.network, Qwen3Network)
         subject.network._qwen3._kernels = plain
-        facts["cosine_to_torch_kernels"] = cosines(together, one(encoder, given))[0]
+        facts["cosine_to_torch_kernels"] = cosines(together, one(model, given))[0]
         facts["same_bits_again"] = bool((together == again).all())
         facts["same_bits_in_other_company"] = float((together == in_two).all(axis=1).mean())
         facts["said"] += (

@@ -28,7 +28,7 @@ from actors.checks.published import Published
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.doctor import inspection
 from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
-from actors.embedder.embedder import Embedder, load_encoder
+from actors.embedder.embedder import Embedder, load_model
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.reranker.reranker import Reranker
 from actors.spec import DTYPES, ModelError, ModelSpec
@@ -165,7 +165,7 @@ def _loaded(kind: type[Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded
 def _show_layouts_of_a_refused_model(diagnosis: Diagnosis, spec: ModelSpec) -> None:
     """An Embedder names the first layout that differs, a diagnosis shows all, if the model runs at all."""
     try:
-        model = load_encoder(spec, resolve(spec))
+        model = load_model(spec, resolve(spec))
         encoded = TextTokenizer(spec).encode(selfcheck.TEXTS)
         sequences = selfcheck.sequences_of(np.split(encoded.ids, encoded.offsets[1:-1]))
         reference_ND = np.stack([model.reference(ids_T) for ids_T in sequences])

@@ -1,6 +1,6 @@
 """Texts or token ids to vectors, in the order they came: what a replica is made of.
 
-    Embedder -> batching (micro-batches) -> the model (Encoder, or the fake) -> order restored
+    Embedder -> batching (micro-batches) -> the model (EmbedModel, or the fake) -> order restored
 
 Importing this costs nothing; an Embedder of a real model imports torch and transformers.
 
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors import fake
 from actors import packed as batching
 from actors.checks import goldens
 from actors.checks import layouts as selfcheck
 from actors.device import double_buffered as in_turn
+from actors.embedder.fake import FakeEmbedModel
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
 from actors.weights.locate import check_digest
@@ -24,7 +24,7 @@ from actors.weights.recipe import Resolved, resolve
 
 
 class Model(Protocol):
-    """What runs micro-batches: actors/embedder/encoder.py says what each part does."""
+    """What runs micro-batches: actors/embedder/model.py says what each part does."""
 
     dimensions: int
     normalised: bool
@@ -40,23 +40,23 @@ class Model(Protocol):
     def to_host(self, pending: Any) -> np.ndarray: ...
 
 
-def load_encoder(spec: ModelSpec, resolved: Resolved) -> Model:
+def load_model(spec: ModelSpec, resolved: Resolved) -> Model:
     """The model that runs this spec: the one place where real and fake are told apart."""
     if resolved.folder is None:
-        return fake.FakeModel(resolved.dimensions, spec.tokens_per_second())
-    from actors.embedder.encoder import Encoder
+        return FakeEmbedModel(resolved.dimensions, spec.tokens_per_second())
+    from actors.embedder.model import EmbedModel
 
-    return Encoder(spec, resolved)
+    return EmbedModel(spec, resolved)
 
 
 class Embedder:
     """A loaded model that has shown, on a few texts, that it gives the reference's vectors in every layout.
 
-    load: makes the model; another one than `load_encoder` brings weights that are in no folder.
+    load: makes the model; another one than `load_model` brings weights that are in no folder.
     Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors.
     """
 
-    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec, Resolved], Model] = load_encoder) -> None:
+    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
         resolved = resolve(spec)
         check_digest(spec, resolved.folder)
         self._tokenizer = TextTokenizer(spec)

@@ -120,7 +120,7 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
 
 
 def fake_recipe() -> Recipe:
-    """The recipe of the fake model; see actors/fake.py."""
+    """The recipe of the fake model; see actors/embedder/fake.py."""
     return Recipe(
         architecture="fake",
         pooling="mean",

@@ -1,4 +1,4 @@
-"""Our own path, as a job runs it: TextTokenizer, Embedder, Encoder; watched from outside.
+"""Our own path, as a job runs it: TextTokenizer, Embedder, EmbedModel; watched from outside.
 
 Legend: N texts, T tokens in all.
 """
@@ -14,7 +14,7 @@ import torch
 from actors import packed as batching
 from actors.device.auto import resolve_device
 from actors.embedder.embedder import Embedder, Model
-from actors.embedder.encoder import Encoder
+from actors.embedder.model import EmbedModel
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
 from actors.weights.recipe import Resolved
@@ -82,7 +82,7 @@ class Ours:
         on_cuda = resolve_device(spec).startswith("cuda")
 
         def load(spec: ModelSpec, resolved: Resolved) -> Model:
-            self._watched = Watched(Encoder(spec, resolved, subject.network), on_cuda)
+            self._watched = Watched(EmbedModel(spec, resolved, subject.network), on_cuda)
             return self._watched
 
         self.embedder = Embedder(spec, load)

@@ -83,7 +83,7 @@ RANDOM = {
 
 @dataclass
 class Subject:
-    """A model to measure. network: None = the Encoder loads it from the folder, as in a job.
+    """A model to measure. network: None = the EmbedModel loads it from the folder, as in a job.
 
     peer_model() gives transformers' own model with the same weights, SDPA attention; to be called before `start`.
     """

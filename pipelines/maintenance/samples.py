@@ -60,11 +60,11 @@ def sample_again(table: LanceTable, prepared: Prepared, size: int, chance: np.ra
 
 def _vectors(table: LanceTable, prepared: Prepared, records: list[Record], rows: list[pa.Table]) -> tuple[str, Doubts]:
     """What was found, and by what is wrong which records are to be doubted."""
-    from actors.embedder.reference import Reference
+    from actors.embedder.reference import EmbedReference
 
     texts = [row["text"][0].as_py() or "" for row in rows]
     passages = [text[r["_start"] : r["_end"]] for text, r in zip(texts, records, strict=True)]
-    vectors = Reference(prepared.spec).embed(passages)
+    vectors = EmbedReference(prepared.spec).embed(passages)
     stored = np.array([r["vector"] for r in records], np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector or one of NaN has no cosine: not alike
         lengths, wanted = np.linalg.norm(stored, axis=1), np.linalg.norm(vectors, axis=1)

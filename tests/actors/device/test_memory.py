@@ -13,7 +13,8 @@ from actors.device import memory
 from actors.device.device import Pending
 from actors.device.memory import LARGE, MOST, SHARE, SMALL, STEP, token_budget
 from actors.embedder.embedder import Embedder
-from actors.embedder.encoder import TOKEN_BUDGET_CPU, Encoder
+from actors.embedder.fake import FakeEmbedModel
+from actors.embedder.model import TOKEN_BUDGET_CPU, EmbedModel
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 from actors.weights.recipe import resolve
 from tests.actors.network.test_architectures import build
@@ -80,7 +81,7 @@ class Device:
     normalised, dtype = True, "float32"
 
     def __init__(self, capacity: int, fails: tuple[int, ...] = ()) -> None:
-        self._fake = fake.FakeModel(fake.DIMENSIONS)
+        self._fake = FakeEmbedModel(fake.DIMENSIONS)
         self.dimensions = fake.DIMENSIONS
         self._capacity, self._fails = capacity, fails
         self._held = 0
@@ -204,16 +205,16 @@ def test_nothing_is_made_up_for_a_device_that_failed() -> None:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+def model(tmp_path_factory: pytest.TempPathFactory) -> EmbedModel:
     folder = build(tmp_path_factory.mktemp("models") / "qwen3", "qwen3")
-    return encoder_of(folder)
+    return model_of(folder)
 
 
-def encoder_of(folder: Path, **changes: object) -> Encoder:
+def model_of(folder: Path, **changes: object) -> EmbedModel:
     spec = ModelSpec(str(folder), device="cpu", dtype="float32", **changes)
-    encoder = Encoder(spec, resolve(spec))
-    encoder.start(None)
-    return encoder
+    model = EmbedModel(spec, resolve(spec))
+    model.start(None)
+    return model
 
 
 IDS, LENGTHS = np.arange(12, dtype=np.int32), np.array([4, 8])
@@ -233,27 +234,27 @@ IDS, LENGTHS = np.arange(12, dtype=np.int32), np.array([4, 8])
     ],
 )
 def test_errors_of_the_device_have_our_names(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type, message: str
+    model: EmbedModel, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type, message: str
 ) -> None:
     def failing(ids_T: np.ndarray, lengths_n: np.ndarray) -> torch.Tensor:
         raise error
 
-    monkeypatch.setattr(encoder._network, "pooled", failing)
+    monkeypatch.setattr(model._network, "pooled", failing)
     with pytest.raises(kind, match=message) as caught:
-        encoder.encode(IDS, LENGTHS)
+        model.encode(IDS, LENGTHS)
     assert isinstance(caught.value, ModelError) == (kind is not RuntimeError)
 
 
-def test_an_error_that_shows_when_the_result_is_fetched(encoder: Encoder) -> None:
+def test_an_error_that_shows_when_the_result_is_fetched(model: EmbedModel) -> None:
     class Event:
         def synchronize(self) -> None:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(ReplicaBroken, match="illegal memory access"):
-        encoder.to_host(Pending(torch.zeros(1, 2), Event()))
+        model.to_host(Pending(torch.zeros(1, 2), Event()))
 
 
-def test_what_did_not_fit_is_not_held_on_to(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_did_not_fit_is_not_held_on_to(model: EmbedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The frames of the failed forward pass keep its tensors alive; the half that is tried next needs their memory."""
     held = []
 
@@ -262,45 +263,45 @@ def test_what_did_not_fit_is_not_held_on_to(encoder: Encoder, monkeypatch: pytes
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(encoder._network, "pooled", failing)
+    monkeypatch.setattr(model._network, "pooled", failing)
     with pytest.raises(DeviceOutOfMemory) as caught:
-        encoder.encode(IDS, LENGTHS)
+        model.encode(IDS, LENGTHS)
     assert held[0]() is None
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_halved_from_the_error_to_the_vectors(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halved_from_the_error_to_the_vectors(model: EmbedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder(ModelSpec("fake", token_budget=64))
-    embedder._model, embedder.dimensions = encoder, encoder.dimensions
+    embedder._model, embedder.dimensions = model, model.dimensions
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 20, 40)
     ids, offsets = rng.integers(0, 300, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)])
     wanted = embedder.embed(ids, offsets)
-    pooled = encoder._network.pooled
+    pooled = model._network.pooled
 
     def small_memory(ids_T: np.ndarray, lengths_n: np.ndarray) -> torch.Tensor:
         if len(ids_T) > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pooled(ids_T, lengths_n)
 
-    monkeypatch.setattr(encoder._network, "pooled", small_memory)
+    monkeypatch.setattr(model._network, "pooled", small_memory)
     np.testing.assert_allclose(embedder.embed(ids, offsets), wanted, atol=1e-5)
     assert 20 <= embedder.token_budget <= 32
 
 
-def test_ids_and_lengths_that_would_kill_a_gpu_stop_before_it(encoder: Encoder) -> None:
+def test_ids_and_lengths_that_would_kill_a_gpu_stop_before_it(model: EmbedModel) -> None:
     with pytest.raises(AssertionError, match="id 100000 is not of this model"):
-        encoder.encode(np.array([100000]), np.array([1]))
+        model.encode(np.array([100000]), np.array([1]))
     with pytest.raises(AssertionError, match="a text of 513 tokens was not cut"):
-        encoder.encode(np.zeros(513, dtype=np.int32), np.array([513]))
+        model.encode(np.zeros(513, dtype=np.int32), np.array([513]))
 
 
 # The measurement.
 
 
-def test_on_a_cpu_nothing_is_measured(encoder: Encoder, tmp_path: Path) -> None:
-    assert encoder.token_budget == TOKEN_BUDGET_CPU
-    other = encoder_of(build(tmp_path, "qwen3"))
+def test_on_a_cpu_nothing_is_measured(model: EmbedModel, tmp_path: Path) -> None:
+    assert model.token_budget == TOKEN_BUDGET_CPU
+    other = model_of(build(tmp_path, "qwen3"))
     other.start(77)
     assert other.token_budget == 77
 
@@ -309,7 +310,7 @@ def test_on_a_cpu_nothing_is_measured(encoder: Encoder, tmp_path: Path) -> None:
 def test_on_cuda_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_tokens: int) -> None:
     """On a simulated device of 3 GB: full micro-batches of the longest texts, and what they took beside the weights."""
     spec = ModelSpec(str(build(tmp_path, "qwen3")), device="cpu", dtype="float32", max_tokens=max_tokens)
-    encoder = Encoder(spec, resolve(spec))
+    model = EmbedModel(spec, resolve(spec))
     weights, peak, ran = 7 * GB, [9 * GB], []  # the peak: loading took more for a moment
 
     def encode(ids_T: np.ndarray, lengths_n: np.ndarray) -> None:
@@ -326,15 +327,15 @@ def test_on_cuda_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_toke
         "max_memory_allocated": lambda device: peak[0],
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(encoder, "encode", encode)
-    monkeypatch.setattr(encoder, "to_host", lambda pending: None)
-    encoder._on_cuda = True
-    encoder.start(None)
+    monkeypatch.setattr(model, "encode", encode)
+    monkeypatch.setattr(model, "to_host", lambda pending: None)
+    model._on_cuda = True
+    model.start(None)
     assert [int(lengths_n.sum()) for lengths_n in ran] == [SMALL, LARGE]
     assert all(lengths_n.max() == max_tokens for lengths_n in ran)
-    assert encoder.token_budget == int((memory.SHARE * 3 * GB - 10**8) / 100_000) // STEP * STEP
-    encoder.start(5)
-    assert encoder.token_budget == 5
+    assert model.token_budget == int((memory.SHARE * 3 * GB - 10**8) / 100_000) // STEP * STEP
+    model.start(5)
+    assert model.token_budget == 5
 
 
 @pytest.mark.gpu

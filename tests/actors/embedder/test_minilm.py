@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from actors.embedder.embedder import Embedder
-from actors.embedder.reference import Reference
+from actors.embedder.reference import EmbedReference
 from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer.text import TextTokenizer
 from actors.weights import locate as weights
@@ -97,7 +97,7 @@ def test_ids_are_those_of_transformers() -> None:
 
 def test_the_reference_agrees(embedder: Embedder) -> None:
     texts = [*SCRIPTS, *ODD]
-    np.testing.assert_allclose(embedder.embed_documents(texts), Reference(SPEC).embed(texts), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_documents(texts), EmbedReference(SPEC).embed(texts), atol=1e-5)
 
 
 def test_nothing_to_embed(embedder: Embedder) -> None:

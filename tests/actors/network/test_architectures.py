@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModel, BertConfig, ModernBertConfig, Qwen3Config, XLMRobertaConfig
 
 from actors.embedder.embedder import Embedder
-from actors.embedder.reference import Reference
+from actors.embedder.reference import EmbedReference
 from actors.network import attention
 from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
@@ -192,7 +192,7 @@ def test_queries_carry_the_instruction_without_a_space(folders: dict[str, Path])
 
 def test_the_reference_agrees_and_both_cut_alike(folders: dict[str, Path]) -> None:
     spec = replace(spec_of(folders["qwen3"]), max_tokens=20, prompt="note: ", dimensions=32)
-    np.testing.assert_allclose(Embedder(spec).embed_documents(TEXTS), Reference(spec).embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(Embedder(spec).embed_documents(TEXTS), EmbedReference(spec).embed(TEXTS), atol=1e-5)
 
 
 def test_bfloat16_on_cpu_stays_near(folders: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, Qwen3Config, Qwen3Model
 
 from actors.embedder.embedder import Embedder
-from actors.embedder.reference import Reference
+from actors.embedder.reference import EmbedReference
 from actors.network import attention
 from actors.network.attention import to_device
 from actors.network.network import Qwen3Network, TransformersNetwork, load_network
@@ -336,7 +336,7 @@ def test_other_qwen3_run_through_transformers(other_qwen3, name: str) -> None:
     spec = ModelSpec(str(folder), device="cpu", dtype="float32")
     embedder = Embedder(spec)
     assert isinstance(embedder._model._network, TransformersNetwork)
-    np.testing.assert_allclose(embedder.embed_documents(TEXTS), Reference(spec).embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), EmbedReference(spec).embed(TEXTS), atol=1e-5)
     with pytest.raises(ModelError, match="float8 is for Qwen3 models with last-token pooling only; use bfloat16"):
         Embedder(replace(spec, dtype="float8"))
 
@@ -348,7 +348,7 @@ def test_another_pooling_runs_through_transformers(other_qwen3) -> None:
     spec = ModelSpec(str(folder), device="cpu", dtype="float32")
     embedder = Embedder(spec)
     assert isinstance(embedder._model._network, TransformersNetwork)
-    np.testing.assert_allclose(embedder.embed_documents(TEXTS), Reference(spec).embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), EmbedReference(spec).embed(TEXTS), atol=1e-5)
 
 
 def test_no_cache_keeps_keys_and_values(other_qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_plain_qwen3_do_not(other_qwen3, changes: dict[str, object]) -> None:
     spec = ModelSpec(str(folder), device="cpu", dtype="float32")
     embedder = Embedder(spec)
     assert isinstance(embedder._model._network, Qwen3Network)
-    np.testing.assert_allclose(embedder.embed_documents(TEXTS), Reference(spec).embed(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), EmbedReference(spec).embed(TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from actors.embedder.embedder import Embedder
-from actors.embedder.reference import Reference
+from actors.embedder.reference import EmbedReference
 from actors.replica import embed as embed_actor
 from actors.replica.embed import EmbedActor
 from actors.spec import ModelSpec, ReplicaBroken
@@ -114,7 +114,7 @@ def test_the_fake_knows_shared_words() -> None:
     assert embedder.dimensions == 64
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert vectors[0] @ vectors[1] > 0.4 > abs(vectors[0] @ vectors[2])
-    np.testing.assert_array_equal(vectors, Reference(FAKE).embed(TEXTS))
+    np.testing.assert_array_equal(vectors, EmbedReference(FAKE).embed(TEXTS))
     np.testing.assert_array_equal(vectors[[3, 1]], embedder.embed_documents([TEXTS[3], TEXTS[1]]))
 
 

@@ -19,7 +19,7 @@ from actors.weights.recipe import Resolved
 TOKEN_BUDGET_CPU = 1536
 
 
-class Encoder:
+class EmbedModel:
     """One copy of the weights on one device. Use `reference` (if at all), then `start`, then `encode`.
 
     network: one that is loaded already, on the spec's device and in its dtype; None = from the resolved folder.
