@@ -205,7 +205,7 @@ def reranker(dry: bool) -> dict[str, Any]:
     ours = rerank.RandomReranker(ModelSpec("random", device=device(dry), dtype="bfloat16"), geometry, SEED)
     pairs = PairBatches(encoded, reuse_prefix=False)
     rows = [np.array([i]) for i in range(len(encoded.query_of))]
-    reference = np.array([ours.model.reference(pairs.layout(row).ids_T)[1] for row in rows])
+    reference = np.array([ours.model.reference(pairs.batch(row).ids_T)[1] for row in rows])
     ours.start(None, int(rerank.pair_lengths(encoded).max()))
     logits = {name: ours.scored(encoded, name == "shared").vectors[:, 0] for name in ("shared", "whole")}
     errors = {name: float(np.abs(found - reference).max()) for name, found in logits.items()}

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from actors.replica.columns import NON_FINITE, set_where
 from actors.replica.pairs import IDS, encoded_of
+from actors.reranker.recipe import scores_of
 from actors.reranker.reranker import Reranker
-from actors.reranker.sigmoid import scores_of
 from actors.spec import ModelSpec, ReplicaBroken
 
 KNOWN_PAIR = ("What is the capital of China?", "The capital of China is Beijing.")  # it passed the check at the start

@@ -27,7 +27,7 @@ KEYS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Layout:
+class PairBatch:
     """The tokens of a micro-batch, and which keys each of its n sequences sees.
 
     Sequence i asks with the next queries_n[i] tokens and sees keys_n[i] tokens, its own among them as the last ones;
@@ -89,7 +89,7 @@ class PairBatches:
         queries = np.unique(self._query_of_N[rows_m])
         return int(self._common + (self._head_Q[queries] - self._common).sum() + self._tail_N[rows_m].sum())
 
-    def layout(self, rows_m: np.ndarray) -> Layout:
+    def batch(self, rows_m: np.ndarray) -> PairBatch:
         """The micro-batch of these pairs, in this order."""
         query_m = self._query_of_N[rows_m]
         queries, which_m, times = np.unique(query_m, return_inverse=True, return_counts=True)
@@ -117,7 +117,7 @@ class PairBatches:
         seen_head_at_n = np.concatenate([before, own_at_n[head_of_m]])
         keys_n = seen_common_n + seen_head_n + own_n
         nothing_shared = len(keys_n) == len(rows_m)
-        return Layout(
+        return PairBatch(
             ids_T=self._ids[_ranges((head_at_n, from_head_n), (tail_at_n, from_tail_n))],
             positions_T=batching.ranges(keys_n - own_n, own_n),
             queries_n=own_n,

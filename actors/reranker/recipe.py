@@ -1,4 +1,6 @@
-"""What a reranker's scores depend on, and the tokenizer of its pairs: the counterpart of embedder/recipe.py."""
+"""What a reranker's scores depend on, how they follow from its logits, and the tokenizer of its pairs: the counterpart
+of embedder/recipe.py.
+"""
 
 from typing import Any
 
@@ -6,15 +8,15 @@ import numpy as np
 
 from actors import fake
 from actors.device.auto import resolve_dtype
-from actors.reranker.fake import FakePrompt
+from actors.reranker.fake import FakeRerankPrompt
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.spec import ModelSpec
 from actors.weights import locate as weights
 
 
-def load_prompt(spec: ModelSpec) -> RerankPrompt | FakePrompt:
+def load_prompt(spec: ModelSpec) -> RerankPrompt | FakeRerankPrompt:
     """The tokenizer of the reranker that a spec names. Raises ModelError as RerankPrompt does."""
-    return FakePrompt(spec) if spec.is_fake else RerankPrompt(spec)
+    return FakeRerankPrompt(spec) if spec.is_fake else RerankPrompt(spec)
 
 
 def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
@@ -38,3 +40,9 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
         "max_tokens": prompt.max_tokens,
         "dtype": resolve_dtype(spec),
     }
+
+
+def scores_of(logits_N: np.ndarray) -> np.ndarray:
+    """From logits to scores between 0 and 1: the sigmoid, float32 [N]; NaN stays NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0.0, -logits_N.astype(np.float64))).astype(np.float32)  # without overflow

@@ -10,7 +10,7 @@ Legend: N pairs, Q queries, m pairs of a micro-batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from actors.checks import goldens
 from actors.device import double_buffered as in_turn
 from actors.network.qwen3_weights import Geometry
 from actors.reranker import selfcheck as rerank_check
-from actors.reranker.batches import PairBatches
-from actors.reranker.fake import FakePrompt, FakeRerankModel
+from actors.reranker.batches import PairBatch, PairBatches
+from actors.reranker.fake import FakeRerankModel, FakeRerankPrompt
 from actors.reranker.head import head_direction, read_config
 from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded, RerankPrompt
-from actors.reranker.sigmoid import scores_of
+from actors.reranker.recipe import scores_of
 from actors.spec import ModelSpec
 from actors.weights import locate as weights
 
@@ -55,6 +55,35 @@ class Ranked:
     logit: float
 
 
+class Model(Protocol):
+    """What runs micro-batches: actors/reranker/model.py says what each part does."""
+
+    dtype: str
+    token_budget: int
+
+    def reference(self, ids_T: np.ndarray) -> tuple[np.ndarray, float]: ...
+
+    def start(self, token_budget: int | None, longest: int) -> None: ...
+
+    def encode(self, batch: PairBatch) -> Any: ...
+
+    def to_host(self, pending: Any) -> np.ndarray: ...
+
+    def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]:
+    """The prompt and the model that run this spec: the one place where real and fake are told apart."""
+    folder = None if spec.is_fake else weights.locate(spec)
+    weights.check_digest(spec, folder)
+    if folder is None:
+        return FakeRerankPrompt(spec), FakeRerankModel(spec)
+    config = read_config(folder)
+    prompt = RerankPrompt(spec)
+    direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
+    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
+
+
 class Reranker:
     """A loaded reranker that has shown, on a few pairs, that it gives the reference's scores in every layout.
 
@@ -63,11 +92,11 @@ class Reranker:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._prompt, self._model = _load(spec)
+        self._prompt, self._model = load_model(spec)
         checked = rerank_check.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)
-        alone = [pairs.layout(np.array([i])) for i in range(len(checked.query_of))]
-        reference = [self._model.reference(layout.ids_T) for layout in alone]
+        alone = [pairs.batch(np.array([i])) for i in range(len(checked.query_of))]
+        reference = [self._model.reference(batch.ids_T) for batch in alone]
         self._model.start(spec.token_budget, self._prompt.max_tokens)
         self.token_budget = self._model.token_budget
         self.comparisons = rerank_check.compare(checked, reference, self._one_micro_batch)
@@ -120,23 +149,11 @@ class Reranker:
 
         in_turn.run(
             batches=batches.plan(self.token_budget),
-            send=lambda rows_m: self._model.encode(batches.layout(rows_m)),
+            send=lambda rows_m: self._model.encode(batches.batch(rows_m)),
             receive=receive,
             too_large=too_large,
         )
         return np.where(np.isfinite(logits_N), logits_N, np.float32(np.nan))
 
     def _one_micro_batch(self, batches: PairBatches, rows_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._model.states_and_logits(batches.layout(rows_m))
-
-
-def _load(spec: ModelSpec) -> tuple[Any, Any]:
-    """Prompt and model of a spec: the one place where real and fake are told apart."""
-    folder = None if spec.is_fake else weights.locate(spec)
-    weights.check_digest(spec, folder)
-    if folder is None:
-        return FakePrompt(spec), FakeRerankModel(spec)
-    config = read_config(folder)
-    prompt = RerankPrompt(spec)
-    direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
-    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
+        return self._model.states_and_logits(batches.batch(rows_m))

@@ -28,7 +28,7 @@ from actors.device.auto import resolve_device, resolve_dtype
 from actors.device.device import Pending
 from actors.network import attention
 from actors.network.qwen3_weights import Geometry, Weights
-from actors.reranker.batches import Layout, PairBatches
+from actors.reranker.batches import PairBatch, PairBatches
 from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded
 from actors.reranker.reranker import Reranker
@@ -51,9 +51,9 @@ class Counting(RerankModel):
 
     tokens = 0
 
-    def encode(self, layout: Layout) -> Pending:
-        self.tokens += len(layout.ids_T)
-        return super().encode(layout)
+    def encode(self, batch: PairBatch) -> Pending:
+        self.tokens += len(batch.ids_T)
+        return super().encode(batch)
 
 
 class RandomReranker(Reranker):
@@ -195,7 +195,7 @@ class Padded:
         logits_N = np.empty(len(lengths_N), dtype=np.float32)
         for start in range(0, len(order_N), BATCH):
             rows_n = order_N[start : start + BATCH]
-            logits_N[rows_n] = self._batch(pairs.layout(rows_n).ids_T, lengths_N[rows_n])
+            logits_N[rows_n] = self._batch(pairs.batch(rows_n).ids_T, lengths_N[rows_n])
         return Done(logits_N[:, None], self._counted.tokens)
 
     def _batch(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:

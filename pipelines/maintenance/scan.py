@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.reranker.sigmoid import scores_of
+from actors.reranker.recipe import scores_of
 from pipelines.table.digests import BATCH_ROWS, id_digests, record_digests, total
 from pipelines.table.schema import results_of
 from pipelines.table.table import LanceTable

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from actors.network import attention, qwen3
 from actors.reranker import model as rerank_model
 from actors.reranker import selfcheck as rerank_check
-from actors.reranker.batches import Layout, PairBatches
+from actors.reranker.batches import PairBatch, PairBatches
 from actors.reranker.prompt import RerankPrompt
 from actors.reranker.reranker import Reranker
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
@@ -155,11 +155,11 @@ def test_a_micro_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: py
     expected = reranker.score_pairs(pairs).logits
     encode, sizes = reranker._model.encode, []
 
-    def small(layout: Layout):
-        sizes.append(layout.pairs)
-        if layout.pairs > 3:
+    def small(batch: PairBatch):
+        sizes.append(batch.pairs)
+        if batch.pairs > 3:
             raise DeviceOutOfMemory("too large")
-        return encode(layout)
+        return encode(batch)
 
     monkeypatch.setattr(reranker._model, "encode", small)
     budget = reranker.token_budget
@@ -167,7 +167,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(folder: Path, monkeypatch: py
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
     assert reranker.token_budget < budget / 4
 
-    def none(layout: Layout):
+    def none(batch: PairBatch):
         raise DeviceOutOfMemory("too large")
 
     monkeypatch.setattr(reranker._model, "encode", none)
@@ -202,14 +202,14 @@ def test_the_self_check_sees_wrong_attention(
 def test_the_self_check_sees_positions_that_begin_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    layout = PairBatches.layout
+    batch = PairBatches.batch
 
-    def from_zero(self: PairBatches, rows_m: np.ndarray) -> Layout:
-        found = layout(self, rows_m)
+    def from_zero(self: PairBatches, rows_m: np.ndarray) -> PairBatch:
+        found = batch(self, rows_m)
         starts = np.cumsum(found.queries_n) - found.queries_n
         return replace(found, positions_T=found.positions_T - np.repeat(found.positions_T[starts], found.queries_n))
 
-    monkeypatch.setattr(PairBatches, "layout", from_zero)
+    monkeypatch.setattr(PairBatches, "batch", from_zero)
     with pytest.raises(ModelError, match="computes wrong scores"):
         load(folder, dtype=dtype)
 
