@@ -1,7 +1,7 @@
 """Whether our vectors are right on this device: each check compares two ways to the same numbers, on random weights.
 
 A step records the numbers and fails only where it cannot run; `right` says whether they are within what
-actors/checks/layouts.py asks of a replica. In a dry run the device is the CPU and the model tiny.
+actors/embedder/selfcheck.py asks of a replica. In a dry run the device is the CPU and the model tiny.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from actors import packed as batching
-from actors.checks import layouts as selfcheck
+from actors.embedder import selfcheck
 from actors.embedder.model import EmbedModel
 from actors.network.kernels import plain
 from actors.network.network import Qwen3Network, TransformersNetwork
@@ -78,10 +78,7 @@ def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, 
         "least_cosine_of_layouts": min(c.cosine_to_alone for c in found),
         "largest_difference": float(np.abs(alone - reference).max()),
     }
-    facts["right"] = (
-        facts["least_cosine"] >= selfcheck.LEAST_COSINE[spec.dtype]
-        and facts["least_cosine_of_layouts"] >= selfcheck.LEAST_COSINE_OF_LAYOUTS[spec.dtype]
-    )
+    facts["right"] = all(c.failure(spec.dtype) is None for c in found)
     least, layouts = facts["least_cosine"], facts["least_cosine_of_layouts"]
     facts["said"] = f"cosine to transformers {least:.7f}, between layouts {layouts:.7f}, right: {facts['right']}"
     return model, facts, given
@@ -186,7 +183,7 @@ def memory(dry: bool) -> dict[str, Any]:
 
 def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any]]]:
     """An Embedder that works even if its own check fails: what the check found is recorded instead."""
-    with mock.patch("actors.checks.layouts.check"):
+    with mock.patch("actors.embedder.selfcheck.check"):
         ours = Ours(subject, spec)
     return ours, [asdict(found) for found in ours.embedder.comparisons]
 

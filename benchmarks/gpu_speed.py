@@ -112,7 +112,7 @@ def _run(options: Options, dry: bool) -> dict[str, Any]:
         options = _tiny(options)
     known = [_measured[kind] for kind in ceiling.kinds(options.dtype) if kind in _measured]
     # Another process may have measured them: then for a second here.
-    with mock.patch("actors.checks.layouts.check"):
+    with mock.patch("actors.embedder.selfcheck.check"):
         found = run(replace(options, ceiling_seconds=0.01 if dry else 1.0), known or None)
     return {"said": _said(found), **found}
 

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from actors.checks import goldens
-from actors.checks import layouts as selfcheck
 from actors.checks.published import Published
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.doctor import inspection
 from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
+from actors.embedder import selfcheck
 from actors.embedder.embedder import Embedder, load_model
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.reranker.reranker import Reranker
@@ -145,7 +145,7 @@ def _run_reranker(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
     reranker = _loaded(Reranker, diagnosis, spec)
     if reranker is None:
         return
-    diagnosis.layouts += [LayoutCheck.of_reranker(found, spec.dtype) for found in reranker.comparisons]
+    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in reranker.comparisons]
     if published is not None:
         got = goldens.logits_or_scores(reranker, published.goldens)
         diagnosis.goldens += goldens.judge(published.goldens, got, spec.dtype)

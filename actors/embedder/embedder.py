@@ -14,8 +14,8 @@ import numpy as np
 
 from actors import packed as batching
 from actors.checks import goldens
-from actors.checks import layouts as selfcheck
 from actors.device import double_buffered as in_turn
+from actors.embedder import selfcheck
 from actors.embedder.fake import FakeEmbedModel
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer

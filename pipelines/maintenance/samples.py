@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.reranker.selfcheck import LOGIT_TOLERANCE
+from actors.checks.layouts import LOGIT_TOLERANCE
 from pipelines.config import DOCUMENT, QUERY
 from pipelines.maintenance.values import python_rows
 from pipelines.run.prepare import Prepared

@@ -26,7 +26,6 @@ from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
 from actors.embedder.embedder import Embedder
 from actors.network import attention, qwen3
 from actors.reranker.reranker import Reranker
-from actors.reranker.selfcheck import RerankComparison
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights import locate as weights
@@ -203,11 +202,11 @@ def test_layouts_are_judged_by_both_cosines() -> None:
         ((near, far), False),
         ((float("nan"), near), False),
     ):
-        assert LayoutCheck.of(Comparison("packed", cosines[0], 0, cosines[1]), "float32").ok is ok
+        assert LayoutCheck.of(Comparison("packed", *cosines, 0), "float32").ok is ok
 
 
 def test_nothing_that_failed_is_left_out_of_the_verdict() -> None:
-    layout = LayoutCheck.of(Comparison("packed", 0.9, 0, 0.9), "float32")
+    layout = LayoutCheck.of(Comparison("packed", 0.9, 0.9, 0), "float32")
     result = goldens.judge([Golden("cosine", "a", "b", 0.5, "a paper")], [0.1], "float32")[0]
     for part in ({"checks": [Check("runs", False, "no")]}, {"layouts": [layout]}, {"goldens": [result]}):
         found = Diagnosis("w", "embed", {}, {}, **part)
@@ -384,7 +383,7 @@ def test_a_layout_of_a_reranker_is_judged_by_its_logits_too() -> None:
         ((near, near), (0.1, 1e-5), False),
         ((near, near), (1e-5, 0.1), False),
     ):
-        assert LayoutCheck.of_reranker(RerankComparison("packed", *cosines, *errors, 0), "float32").ok is ok
+        assert LayoutCheck.of(Comparison("packed", *cosines, 0, *errors), "float32").ok is ok
 
 
 # ---------------------------------------------------------------------- the commands

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from actors.checks.layouts import Comparison
 from actors.network import attention, qwen3
 from actors.reranker import model as rerank_model
 from actors.reranker import selfcheck as rerank_check
@@ -224,7 +225,7 @@ def test_the_self_check_sees_a_wrong_head_and_nan(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(rerank_model.RerankModel, "start", turned)
     with pytest.raises(ModelError, match="alone: the logit is"):
         load(folder)
-    good = rerank_check.RerankComparison("packed", 1.0, 1.0, 0.0, 0.0, 0)
+    good = Comparison("packed", 1.0, 1.0, 0, 0.0, 0.0)
     rerank_check.check([good], "float32")
     for field in ("cosine", "cosine_to_alone", "logit_error", "logit_error_to_alone"):
         with pytest.raises(ModelError, match=r"'What is the capital of China\?' x 'The capital of China is Beijing.'"):
