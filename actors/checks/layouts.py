@@ -6,6 +6,7 @@ Legend: N sequences, D dimensions.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -48,6 +49,13 @@ class Comparison:
             "cosine_to_alone": self.cosine_to_alone >= LEAST_COSINE_OF_LAYOUTS[dtype],
         }
         return next((name for name, enough in near.items() if not enough), None)
+
+
+class SelfChecked(Protocol):
+    """What proves itself before it works: it compared its layouts when it was made, and is not there if one was off."""
+
+    token_budget: int
+    comparisons: list[Comparison]
 
 
 def cosine(left_ND: np.ndarray, right_ND: np.ndarray) -> np.ndarray:

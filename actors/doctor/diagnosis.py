@@ -4,21 +4,13 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from actors.checks.check import Check
 from actors.checks.goldens import Result
 from actors.checks.layouts import LEAST_COSINE, LEAST_COSINE_OF_LAYOUTS, LOGIT_TOLERANCE, Comparison
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
 LAYOUT_WIDTH = 26  # of the longest name
 PAIR_WIDTH = 22  # characters shown of each text of a pair
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold."""
-
-    name: str
-    ok: bool
-    found: str
 
 
 @dataclass(frozen=True)

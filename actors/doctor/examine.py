@@ -14,7 +14,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,10 +23,12 @@ import numpy as np
 import torch
 
 from actors.checks import goldens
+from actors.checks.check import Check
+from actors.checks.layouts import SelfChecked
 from actors.checks.published import Published
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.doctor import inspection
-from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
+from actors.doctor.diagnosis import Diagnosis, LayoutCheck
 from actors.embedder import selfcheck
 from actors.embedder.embedder import Embedder, load_model
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
@@ -38,7 +40,7 @@ from actors.weights.modules import read_json
 from actors.weights.recipe import resolve
 
 TASKS = ("embed", "rerank")
-Loaded = TypeVar("Loaded", Embedder, Reranker)
+Loaded = TypeVar("Loaded", bound=SelfChecked)
 FLOAT32_BUDGET = 4096  # tokens of a micro-batch of the extra run in float32: enough for every text here
 
 
@@ -134,7 +136,6 @@ def _run_embedder(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
         if _free():
             _show_layouts_of_a_refused_model(diagnosis, spec)
         return
-    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in embedder.comparisons]
     if published is not None:
         got = goldens.cosines(embedder, published.goldens)
         diagnosis.goldens += goldens.judge(published.goldens, got, spec.dtype)
@@ -145,13 +146,13 @@ def _run_reranker(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
     reranker = _loaded(Reranker, diagnosis, spec)
     if reranker is None:
         return
-    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in reranker.comparisons]
     if published is not None:
         got = goldens.logits_or_scores(reranker, published.goldens)
         diagnosis.goldens += goldens.judge(published.goldens, got, spec.dtype)
 
 
-def _loaded(kind: type[Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded | None:
+def _loaded(kind: Callable[[ModelSpec], Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded | None:
+    """The model in one dtype, and its layouts; None if it refuses to work."""
     name = f"runs in {spec.dtype}"
     try:
         loaded = kind(spec)
@@ -159,6 +160,7 @@ def _loaded(kind: type[Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded
         diagnosis.checks.append(Check(name, False, str(error)))
         return None
     diagnosis.checks.append(Check(name, True, f"token budget {loaded.token_budget:,}"))
+    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in loaded.comparisons]
     return loaded
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.checks.check import Check
 from actors.checks.layouts import LOGIT_TOLERANCE
 from pipelines.config import DOCUMENT, QUERY
 from pipelines.maintenance.values import python_rows
@@ -28,15 +28,6 @@ UNSEEN_REASONS = ("duplicate_id", "non_finite", "crashes_worker", "hangs_worker"
 LENGTH_TOLERANCE = 0.02  # matters for models that do not normalise
 Record = Mapping[str, Any]
 Doubts = dict[str, Sequence[bool] | np.ndarray]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing proved or doubted. `found` is what was seen, in words."""
-
-    name: str
-    ok: bool
-    found: str
 
 
 def sample_again(table: LanceTable, prepared: Prepared, size: int, chance: np.random.Generator) -> Check:

@@ -18,11 +18,12 @@ from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from actors.checks import goldens
+from actors.checks.check import Check
 from actors.checks.layouts import Comparison
 from actors.checks.published import PUBLISHED, TOLERANCES, Golden, Published
 from actors.doctor import examine as doctor
 from actors.doctor import inspection
-from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
+from actors.doctor.diagnosis import Diagnosis, LayoutCheck
 from actors.embedder.embedder import Embedder
 from actors.network import attention, qwen3
 from actors.reranker.reranker import Reranker
