@@ -50,15 +50,15 @@ def send_home(values: torch.Tensor) -> Pending:
 
 
 def to_host(pending: Pending, device: str) -> np.ndarray:
-    """The result; waits for it. Raises ReplicaBroken as `explained`."""
+    """The result; waits for it. Raises ReplicaBroken as `translated`."""
     if pending.done is not None:
-        with explained(device, "a micro-batch"):
+        with translated(device, "a micro-batch"):
             pending.done.synchronize()
     return pending.values.numpy()
 
 
 @contextmanager
-def explained(device: str, what: str) -> Iterator[None]:
+def translated(device: str, what: str) -> Iterator[None]:
     """torch's errors of the device as DeviceOutOfMemory (`what` did not fit) or ReplicaBroken (it is poisoned)."""
     try:
         yield

@@ -14,7 +14,7 @@ import numpy as np
 
 from actors import packed as batching
 from actors.checks import goldens
-from actors.device import double_buffered as in_turn
+from actors.device.double_buffered import double_buffered
 from actors.embedder import selfcheck
 from actors.embedder.fake import FakeEmbedModel
 from actors.spec import ModelSpec
@@ -97,7 +97,7 @@ class Embedder:
         def too_large(rows_n: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, int(lengths_N[rows_n].sum()) // 2))
 
-        in_turn.run(
+        double_buffered(
             batches=batching.plan(lengths_N, self.token_budget),
             send=lambda rows_n: self._model.encode(*batching.gather(ids, offsets, rows_n)),
             receive=receive,

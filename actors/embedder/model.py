@@ -6,10 +6,9 @@ Legend: n sequences, T tokens in all, D dimensions.
 import numpy as np
 import torch
 
-from actors.device import device as devices
 from actors.device import memory
 from actors.device.auto import resolve_dtype
-from actors.device.device import Pending
+from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import pooling
 from actors.network.network import Network, load_network
 from actors.spec import ModelSpec
@@ -28,14 +27,14 @@ class EmbedModel:
 
     def __init__(self, spec: ModelSpec, resolved: Resolved, network: Network | None = None) -> None:
         assert resolved.folder is not None
-        self._device = devices.prepare(spec)
+        self._device = prepare(spec)
         self._on_cuda = self._device.startswith("cuda")
         self.dtype = resolve_dtype(spec)
         self._resolved = resolved
         self.dimensions = resolved.dimensions
         self.normalised = resolved.recipe.normalise
         self.token_budget = TOKEN_BUDGET_CPU
-        with devices.explained(self._device, "the weights"):
+        with translated(self._device, "the weights"):
             self._network = network or load_network(resolved.folder, resolved.recipe, self._device, self.dtype)
 
     @torch.inference_mode()
@@ -67,12 +66,12 @@ class EmbedModel:
         assert int(lengths_n.max()) <= recipe.max_positions, f"a text of {lengths_n.max()} tokens was not cut"
         assert int(ids_T.max()) < recipe.vocabulary, f"id {ids_T.max()} is not of this model"
         what = f"a micro-batch ({len(lengths_n)} texts, {len(ids_T)} tokens, the longest {lengths_n.max()})"
-        with devices.explained(self._device, what):
-            return devices.send_home(self._finish(self._network.pooled(ids_T, lengths_n)))
+        with translated(self._device, what):
+            return send_home(self._finish(self._network.pooled(ids_T, lengths_n)))
 
     def to_host(self, pending: Pending) -> np.ndarray:
         """The vectors, float32 [n, D]; waits for them. Raises ReplicaBroken as `encode`."""
-        return devices.to_host(pending, self._device)
+        return to_host(pending, self._device)
 
     def _finish(self, pooled: torch.Tensor) -> torch.Tensor:
         return pooling.finish(pooled, self.dimensions, self.normalised)

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.device import device as devices
 from actors.device import memory
 from actors.device.auto import resolve_dtype
-from actors.device.device import Pending
+from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import attention
 from actors.network.attention import to_device
 from actors.network.qwen3 import Qwen3
@@ -37,13 +36,13 @@ class RerankModel:
 
     def __init__(self, spec: ModelSpec, folder: Path, geometry: Geometry, direction_H: torch.Tensor) -> None:
         """direction_H: w_yes - w_no, float32."""
-        self.device, self.dtype = devices.prepare(spec), resolve_dtype(spec)
+        self.device, self.dtype = prepare(spec), resolve_dtype(spec)
         self.token_budget = TOKEN_BUDGET_CPU
         self._varlen = self.device.startswith("cuda") and self.dtype != "float32"  # the kernel knows half precision
         if self._varlen:
             attention.varlen_function()
         self.geometry = geometry
-        with devices.explained(self.device, "the weights"):
+        with translated(self.device, "the weights"):
             self._weights = Weights(geometry, self.device, self.dtype)
             self._weights.load(folder)
             self._direction_H = direction_H.to(self.device)
@@ -83,17 +82,17 @@ class RerankModel:
 
         Raises DeviceOutOfMemory when it does not fit, ReplicaBroken when the device cannot be used any more.
         """
-        with devices.explained(self.device, _named(batch)):
-            return devices.send_home(self._logits(self._states(batch)))
+        with translated(self.device, _named(batch)):
+            return send_home(self._logits(self._states(batch)))
 
     def to_host(self, pending: Pending) -> np.ndarray:
         """The logits, float32 [m]; waits for them. Raises ReplicaBroken as `encode`."""
-        return devices.to_host(pending, self.device)
+        return to_host(pending, self.device)
 
     @torch.inference_mode()
     def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
         """As `encode`, at once, with the last states, float32 [m, H]."""
-        with devices.explained(self.device, _named(batch)):
+        with translated(self.device, _named(batch)):
             states_mH = self._states(batch)
             return states_mH.cpu().numpy(), self._logits(states_mH).cpu().numpy()
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.checks import goldens
-from actors.device import double_buffered as in_turn
+from actors.device.double_buffered import double_buffered
 from actors.network.qwen3_weights import Geometry
 from actors.reranker import selfcheck as rerank_check
 from actors.reranker.batches import PairBatch, PairBatches
@@ -147,7 +147,7 @@ class Reranker:
         def too_large(rows_m: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, batches.tokens(rows_m) // 2))
 
-        in_turn.run(
+        double_buffered(
             batches=batches.plan(self.token_budget),
             send=lambda rows_m: self._model.encode(batches.batch(rows_m)),
             receive=receive,
