@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from actors import packed as batching
+from actors import packed
 from actors.embedder import selfcheck
 from actors.embedder.model import EmbedModel
 from actors.network.kernels import plain
@@ -190,7 +190,7 @@ def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any
 
 def embed(ours: Ours, given: list[np.ndarray]) -> np.ndarray:
     lengths = np.array([len(ids) for ids in given], dtype=np.int64)
-    return ours.embedder.embed(np.concatenate(given), batching.offsets_of(lengths))
+    return ours.embedder.embed(np.concatenate(given), packed.offsets_of(lengths))
 
 
 def reranker(dry: bool) -> dict[str, Any]:

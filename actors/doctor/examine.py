@@ -35,7 +35,7 @@ from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.reranker.reranker import Reranker
 from actors.spec import DTYPES, ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
 from actors.weights.recipe import resolve
 
@@ -53,7 +53,7 @@ def examine(spec: ModelSpec, task: str | None = None, with_goldens: bool = True)
     """
     if spec.is_fake:
         raise ModelError('the fake model has no weights to examine: give a folder, a hub id or "bundled"')
-    place = weights.locate(spec)
+    place = locate(spec)
     task = task or inspection.guess_task(spec.weights, place)
     # By its folder, so that the checks a replica of known weights makes at start do not end the examination.
     local = replace(spec, weights=str(place), revision=None, s3=(), dimensions=None, max_tokens=None, prompt=None)

@@ -15,8 +15,8 @@ from actors.network import attention
 from actors.network.kernels import plain
 from actors.network.kernels.choose import choose
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
 from actors.weights import modules
+from actors.weights.locate import digest, revision_of
 from actors.weights.modules import read_json
 from actors.weights.recipe import load_recipe
 
@@ -68,8 +68,8 @@ def folder(spec: ModelSpec, place: Path) -> dict[str, Any]:
     return {
         "weights": spec.weights,
         "folder": str(place),
-        "revision": weights.revision_of(place) or spec.revision,
-        "digest": weights.digest(place),
+        "revision": revision_of(place) or spec.revision,
+        "digest": digest(place),
         "architecture": config.get("model_type"),
         "layers": config.get("num_hidden_layers"),
         "hidden_size": config.get("hidden_size"),

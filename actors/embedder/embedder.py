@@ -1,6 +1,6 @@
 """Texts or token ids to vectors, in the order they came: what a replica is made of.
 
-    Embedder -> batching (micro-batches) -> the model (EmbedModel, or the fake) -> order restored
+    Embedder -> packed (micro-batches) -> the model (EmbedModel, or the fake) -> order restored
 
 Importing this costs nothing; an Embedder of a real model imports torch and transformers.
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors import packed as batching
+from actors import packed
 from actors.checks import goldens
 from actors.device.double_buffered import double_buffered
 from actors.embedder import selfcheck
@@ -98,8 +98,8 @@ class Embedder:
             self.token_budget = max(1, min(self.token_budget, int(lengths_N[rows_n].sum()) // 2))
 
         double_buffered(
-            batches=batching.plan(lengths_N, self.token_budget),
-            send=lambda rows_n: self._model.encode(*batching.gather(ids, offsets, rows_n)),
+            batches=packed.plan(lengths_N, self.token_budget),
+            send=lambda rows_n: self._model.encode(*packed.gather(ids, offsets, rows_n)),
             receive=receive,
             too_large=too_large,
         )

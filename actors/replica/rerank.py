@@ -1,6 +1,6 @@
 """The rerank stage as a plain class: a table of tokenised pairs in, the same rows with scores out.
 
-Rows that already carry a reason pass through with null scores. As in embed_actor.py a replica may blame a row for a
+Rows that already carry a reason pass through with null scores. As in embed.py a replica may blame a row for a
 logit that is not finite only while it still gives a finite one for a known pair.
 
 Legend: N rows, M rows to score.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors import packed as batching
+from actors import packed
 from actors.reranker.prompt import RerankEncoded
 
 # The keys of a sequence are copied together for attention. A long query with very short documents would need far more
@@ -63,7 +63,7 @@ class PairBatches:
         """
         pair_N = self._head_Q[self._query_of_N] + self._tail_N
         if not self._reuse:
-            return batching.plan(pair_N, token_budget)
+            return packed.plan(pair_N, token_budget)
         order_N = np.lexsort((-self._tail_N, self._query_of_N))
         query_N = self._query_of_N[order_N]
         rest_N = self._head_Q[query_N] - self._common
@@ -119,7 +119,7 @@ class PairBatches:
         nothing_shared = len(keys_n) == len(rows_m)
         return PairBatch(
             ids_T=self._ids[_ranges((head_at_n, from_head_n), (tail_at_n, from_tail_n))],
-            positions_T=batching.ranges(keys_n - own_n, own_n),
+            positions_T=packed.ranges(keys_n - own_n, own_n),
             queries_n=own_n,
             keys_n=keys_n,
             key_rows_K=None
@@ -132,7 +132,7 @@ class PairBatches:
 def _ranges(*parts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The ranges (starts, lengths) of the first row of every part, then of the second, ..., int64."""
     starts, lengths = (np.stack([part[i] for part in parts], axis=1).ravel() for i in (0, 1))
-    return batching.ranges(starts, lengths)
+    return packed.ranges(starts, lengths)
 
 
 def _common(ids: np.ndarray, starts_Q: np.ndarray, lengths_Q: np.ndarray) -> int:

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors import fake
-from actors import packed as batching
+from actors import fake, packed
 from actors.reranker.batches import PairBatch
 from actors.reranker.prompt import RerankEncoded
 from actors.spec import ModelError, ModelSpec
@@ -48,9 +47,9 @@ class FakeRerankPrompt:
         tails_T, tails_N, cut_N = self._closed(documents, self.max_tokens - heads_Q[query_of_N])
         return RerankEncoded(
             heads_ids=heads_T,
-            heads_offsets=batching.offsets_of(heads_Q),
+            heads_offsets=packed.offsets_of(heads_Q),
             tails_ids=tails_T,
-            tails_offsets=batching.offsets_of(tails_N),
+            tails_offsets=packed.offsets_of(tails_N),
             query_of=query_of_N,
             truncated=cut_N | cut_Q[query_of_N],
         )

@@ -11,7 +11,7 @@ from actors.device.auto import resolve_dtype
 from actors.reranker.fake import FakeRerankPrompt
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import digest, file_sha256, locate, tokenizer_file
 
 
 def load_prompt(spec: ModelSpec) -> RerankPrompt | FakeRerankPrompt:
@@ -25,7 +25,7 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
     Hashes the weights (once per process). Raises ModelError when the weights are no reranker's, when max_tokens is
     beyond what the model can do, or when the instruction leaves no room for a query.
     """
-    folder = None if spec.is_fake else weights.locate(spec)
+    folder = None if spec.is_fake else locate(spec)
     if folder is not None:
         from actors.reranker.head import read_config  # torch
 
@@ -33,8 +33,8 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
     prompt = load_prompt(spec)
     prompt.encode(["test"], ["test"], np.zeros(1, dtype=np.int64), instruction)
     return {
-        "weights": weights.digest(folder) if folder else fake.DIGEST,
-        "tokenizer": weights.file_sha256(weights.tokenizer_file(folder)) if folder else fake.DIGEST,
+        "weights": digest(folder) if folder else fake.DIGEST,
+        "tokenizer": file_sha256(tokenizer_file(folder)) if folder else fake.DIGEST,
         "architecture": "qwen3 reranker" if folder else "fake",
         "instruction": instruction if instruction is not None else DEFAULT_INSTRUCTION if folder else "",
         "max_tokens": prompt.max_tokens,

@@ -17,7 +17,7 @@ from actors.reranker.head import CONVERTED, read_config
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, PREFIX, SUFFIX, RerankEncoded
 from actors.reranker.recipe import load_prompt
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 
 
 class RerankReference:
@@ -41,7 +41,7 @@ class RerankReference:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = weights.locate(spec)
+        folder = locate(spec)
         converted = CONVERTED in (read_config(folder).get("architectures") or ())
         dtype = resolve_dtype(spec)
         with quiet_transformers():

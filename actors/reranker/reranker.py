@@ -17,7 +17,7 @@ import numpy as np
 from actors.checks import goldens
 from actors.device.double_buffered import double_buffered
 from actors.network.qwen3_weights import Geometry
-from actors.reranker import selfcheck as rerank_check
+from actors.reranker import selfcheck
 from actors.reranker.batches import PairBatch, PairBatches
 from actors.reranker.fake import FakeRerankModel, FakeRerankPrompt
 from actors.reranker.head import head_direction, read_config
@@ -25,7 +25,7 @@ from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded, RerankPrompt
 from actors.reranker.recipe import scores_of
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import check_digest, locate
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Model(Protocol):
 
 def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]:
     """The prompt and the model that run this spec: the one place where real and fake are told apart."""
-    folder = None if spec.is_fake else weights.locate(spec)
-    weights.check_digest(spec, folder)
+    folder = None if spec.is_fake else locate(spec)
+    check_digest(spec, folder)
     if folder is None:
         return FakeRerankPrompt(spec), FakeRerankModel(spec)
     config = read_config(folder)
@@ -93,14 +93,14 @@ class Reranker:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._prompt, self._model = load_model(spec)
-        checked = rerank_check.check_pairs(self._prompt.encode)
+        checked = selfcheck.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)
         alone = [pairs.batch(np.array([i])) for i in range(len(checked.query_of))]
         reference = [self._model.reference(batch.ids_T) for batch in alone]
         self._model.start(spec.token_budget, self._prompt.max_tokens)
         self.token_budget = self._model.token_budget
-        self.comparisons = rerank_check.compare(checked, reference, self._one_micro_batch)
-        rerank_check.check(self.comparisons, self._model.dtype)
+        self.comparisons = selfcheck.compare(checked, reference, self._one_micro_batch)
+        selfcheck.check(self.comparisons, self._model.dtype)
         if published := goldens.hub_id(spec, "rerank"):
             goldens.check_reranker(self, published, self._model.dtype)
 

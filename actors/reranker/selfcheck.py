@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors import packed as batching
+from actors import packed
 from actors.checks.layouts import COPIES, LEAST_COSINE, LOGIT_TOLERANCE, Comparison, cosine
 from actors.reranker.batches import PairBatches
 from actors.reranker.prompt import RerankEncoded
@@ -45,8 +45,8 @@ def check_pairs(encode: Callable[[Sequence[str], Sequence[str], np.ndarray], Rer
     lengths_N[cut] = min(lengths_N[cut], lengths_N[kept])  # its last ids, with the suffix
     return replace(
         whole,
-        tails_ids=whole.tails_ids[batching.ranges(ends_N - lengths_N, lengths_N)],
-        tails_offsets=batching.offsets_of(lengths_N),
+        tails_ids=whole.tails_ids[packed.ranges(ends_N - lengths_N, lengths_N)],
+        tails_offsets=packed.offsets_of(lengths_N),
     )
 
 

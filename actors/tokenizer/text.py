@@ -18,8 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from actors import fake
-from actors import packed as batching
+from actors import fake, packed
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
@@ -114,7 +113,7 @@ class TextTokenizer:
         lengths_N = np.concatenate([none, *(lengths for _, lengths, _ in parts)])
         return Encoded(
             ids=np.concatenate([none.astype(np.int32), *(ids for ids, _, _ in parts)]),
-            offsets=batching.offsets_of(lengths_N),
+            offsets=packed.offsets_of(lengths_N),
             truncated=np.concatenate([none.astype(np.bool_), *(cut for _, _, cut in parts)]),
         )
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from actors import fake
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
 from actors.weights import modules
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
 
 SUPPORTED = ("bert", "modernbert", "qwen3", "roberta", "xlm-roberta")
@@ -102,7 +102,7 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
     with_weights False: for those who only tokenise; of remote weights the small files are fetched.
     Raises ModelError when one of them is beyond what the model can do, naming both numbers.
     """
-    folder = None if spec.is_fake else weights.locate(spec, tokenizer_only=not with_weights)
+    folder = None if spec.is_fake else locate(spec, tokenizer_only=not with_weights)
     recipe = load_recipe(folder) if folder else fake_recipe()
     if spec.dtype == "float8" and recipe.architecture not in WITH_FLOAT8:
         raise ModelError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import packed as batching
+from actors import packed
 from actors.device.auto import resolve_device
 from actors.embedder.embedder import Embedder, Model
 from actors.embedder.model import EmbedModel
@@ -144,5 +144,5 @@ class Ours:
 def part_of(encoded: Encoded, step: int) -> Encoded:
     """Every step-th text."""
     rows = np.arange(0, len(encoded.truncated), step)
-    ids, lengths = batching.gather(encoded.ids, encoded.offsets, rows)
-    return Encoded(ids, batching.offsets_of(lengths), encoded.truncated[rows])
+    ids, lengths = packed.gather(encoded.ids, encoded.offsets, rows)
+    return Encoded(ids, packed.offsets_of(lengths), encoded.truncated[rows])

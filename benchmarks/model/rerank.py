@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from actors import packed as batching
+from actors import packed
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.device.device import Pending
 from actors.network import attention
@@ -157,9 +157,9 @@ def made_up(options: Options, vocabulary: int) -> RerankEncoded:
     heads = [np.concatenate([common, rng.integers(FIRST_ID, vocabulary, rest)]) for rest in rests_Q]
     return RerankEncoded(
         heads_ids=np.concatenate(heads).astype(np.int32),
-        heads_offsets=batching.offsets_of(rests_Q + COMMON),
+        heads_offsets=packed.offsets_of(rests_Q + COMMON),
         tails_ids=rng.integers(FIRST_ID, vocabulary, int(tails_N.sum())).astype(np.int32),
-        tails_offsets=batching.offsets_of(tails_N),
+        tails_offsets=packed.offsets_of(tails_N),
         query_of=np.arange(len(tails_N)) // DOCUMENTS_A_QUERY,
         truncated=np.zeros(len(tails_N), dtype=np.bool_),
     )

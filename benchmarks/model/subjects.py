@@ -23,7 +23,7 @@ from actors.network.network import Network, Qwen3Network, TransformersNetwork
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3_weights import RANDOM_STD, Geometry, Weights, unsupported
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import locate, tokenizer_file
 from actors.weights.recipe import Recipe, load_recipe
 from benchmarks.model import texts
 
@@ -122,7 +122,7 @@ def load(wanted: Wanted, folder: Path) -> Subject:
     if random:
         _write_folder(folder, RANDOM[wanted.model], wanted.tokenizer)
     else:
-        folder = weights.locate(ModelSpec(wanted.model))
+        folder = locate(ModelSpec(wanted.model))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     recipe = load_recipe(folder)
     network: Network | None = None
@@ -213,7 +213,7 @@ def _write_folder(folder: Path, config: dict[str, Any], tokenizer: str | None) -
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Raises ModelError when there is no tokenizer.json."""
-    weights.tokenizer_file(source)
+    tokenizer_file(source)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)

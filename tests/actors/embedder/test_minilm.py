@@ -9,7 +9,7 @@ from actors.embedder.embedder import Embedder
 from actors.embedder.reference import EmbedReference
 from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 
 SPEC = ModelSpec("bundled", device="cpu", threads=1, dtype="float32")
 SCRIPTS = [
@@ -47,7 +47,7 @@ def varied_texts() -> list[str]:
 
 
 def padded_mean(texts: list[str]) -> np.ndarray:
-    folder = str(weights.locate(SPEC))
+    folder = str(locate(SPEC))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     vectors = []
@@ -84,7 +84,7 @@ def test_neighbours_and_order_change_nothing(embedder: Embedder) -> None:
 
 
 def test_ids_are_those_of_transformers() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(str(weights.locate(SPEC)))
+    tokenizer = AutoTokenizer.from_pretrained(str(locate(SPEC)))
     texts = varied_texts()
     wanted = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
     encoded = TextTokenizer(SPEC).encode(texts)

@@ -14,7 +14,7 @@ from actors.embedder.recipe import identity
 from actors.network import attention, pooling
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import digest
 from actors.weights.recipe import load_recipe
 from tests.actors.network.test_architectures import build, write_modules, write_tokenizer
 
@@ -209,12 +209,12 @@ def test_specs_that_make_no_sense(wrong: dict[str, object]) -> None:
 
 
 def test_another_digest(bert: Path) -> None:
-    right = weights.digest(bert)
+    right = digest(bert)
     Embedder(replace(spec_of(bert), digest=right))
     tensors = load_file(bert / "model.safetensors")
     tensors["embeddings.LayerNorm.bias"] += 1e-3
     save_file(tensors, bert / "model.safetensors")
-    assert weights.digest(bert) != right
+    assert digest(bert) != right
     with pytest.raises(ModelError, match=f"{right[:16]}.* was expected"):
         Embedder(replace(spec_of(bert), digest=right))
     with pytest.raises(ModelError, match="was expected"):

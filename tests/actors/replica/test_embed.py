@@ -13,7 +13,6 @@ import pytest
 
 from actors.embedder.embedder import Embedder
 from actors.embedder.reference import EmbedReference
-from actors.replica import embed as embed_actor
 from actors.replica.embed import EmbedActor
 from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer.text import TextTokenizer
@@ -141,7 +140,7 @@ def test_model_is_built_and_called_in_one_thread(monkeypatch):
     """Engines build a replica in one thread and call it from others; the model must not notice."""
     threads = set()
 
-    class Noting(embed_actor.Embedder):
+    class Noting(Embedder):
         def __init__(self, spec):
             threads.add(threading.get_ident())
             super().__init__(spec)
@@ -150,8 +149,8 @@ def test_model_is_built_and_called_in_one_thread(monkeypatch):
             threads.add(threading.get_ident())
             return super().embed(ids, offsets)
 
-    monkeypatch.setattr(embed_actor, "Embedder", Noting)
-    actor = embed_actor.EmbedActor(ModelSpec("fake"))
+    monkeypatch.setattr("actors.replica.embed.Embedder", Noting)
+    actor = EmbedActor(ModelSpec("fake"))
     table = pa.table(
         {
             "_ids": pa.array([[1, 2]], pa.list_(pa.int32())),

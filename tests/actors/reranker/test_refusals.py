@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from actors.checks.layouts import Comparison
 from actors.network import attention, qwen3
-from actors.reranker import model as rerank_model
-from actors.reranker import selfcheck as rerank_check
 from actors.reranker.batches import PairBatch, PairBatches
+from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankPrompt
 from actors.reranker.reranker import Reranker
+from actors.reranker.selfcheck import check
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 from tests.support.rerank_peers import build_tiny, convert, write_tokenizer
 
@@ -216,17 +216,17 @@ def test_the_self_check_sees_positions_that_begin_again(
 
 
 def test_the_self_check_sees_a_wrong_head_and_nan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = rerank_model.RerankModel.start
+    start = RerankModel.start
 
-    def turned(self: rerank_model.RerankModel, *arguments) -> None:
+    def turned(self: RerankModel, *arguments) -> None:
         self._direction_H = -self._direction_H
         start(self, *arguments)
 
-    monkeypatch.setattr(rerank_model.RerankModel, "start", turned)
+    monkeypatch.setattr(RerankModel, "start", turned)
     with pytest.raises(ModelError, match="alone: the logit is"):
         load(folder)
     good = Comparison("packed", 1.0, 1.0, 0, 0.0, 0.0)
-    rerank_check.check([good], "float32")
+    check([good], "float32")
     for field in ("cosine", "cosine_to_alone", "logit_error", "logit_error_to_alone"):
         with pytest.raises(ModelError, match=r"'What is the capital of China\?' x 'The capital of China is Beijing.'"):
-            rerank_check.check([good, replace(good, **{field: float("nan")})], "float32")
+            check([good, replace(good, **{field: float("nan")})], "float32")

@@ -16,6 +16,7 @@ from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import HEAD_CHARS_PER_TOKEN, content_of_heads
 from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
+from actors.weights.locate import locate
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
@@ -224,15 +225,13 @@ def test_qwens_closing_token_behind_other_words_is_refused(folders: dict[str, Pa
 
 
 def test_no_weights_are_needed(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from actors.weights import locate as weights
-
-    asked, locate = [], weights.locate
+    asked = []
 
     def remember(spec: ModelSpec, tokenizer_only: bool = False) -> Path:
         asked.append(tokenizer_only)
         return locate(spec, tokenizer_only)
 
-    monkeypatch.setattr(weights, "locate", remember)
+    monkeypatch.setattr("actors.weights.recipe.locate", remember)
     assert not list(folders["embedding"].glob("*.safetensors"))
     TextTokenizer(ModelSpec(str(folders["embedding"])))
     assert asked == [True]
