@@ -41,7 +41,7 @@ class ModelSpec:
     device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
     threads: CPU threads of torch; None = torch's own choice.
     s3: endpoint_url, region and anonymous as (name, value) pairs.
-    digest: what `weights.digest` must give for the weights found; None = not checked.
+    digest: what `weights.locate.digest` must give for the weights found; None = not checked.
     tokenizer_digest: the sha256 that tokenizer.json must have; None = not checked.
 
     Raises ModelError for values outside these.

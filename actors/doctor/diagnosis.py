@@ -48,7 +48,7 @@ class LayoutCheck:
 
 @dataclass
 class Diagnosis:
-    """All that was found; filled by `doctor.examine`.
+    """All that was found; filled by `examine`.
 
     published_as: the hub id whose published numbers the goldens are; None if there are none for these weights.
     """

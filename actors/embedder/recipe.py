@@ -13,7 +13,7 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
     """All that changes a vector, readable and ready for JSON. Two specs with equal identities give equal vectors.
 
     Hashes the weights (once per process). Imports torch only for dtype "auto", unless the device is CUDA.
-    Raises ModelError as `weights.locate`, `load_recipe` and `resolve` do.
+    Raises ModelError as `locate`, `load_recipe` and `resolve` do.
     """
     resolved = resolve(spec)
     recipe, folder = resolved.recipe, resolved.folder

@@ -20,7 +20,7 @@ from actors.weights.recipe import Resolved, resolve
 class EmbedReference:
     """The reference for a spec, on its device and in its dtype (give a spec with dtype "float32" for the exact one).
 
-    Raises ModelError as `recipe.resolve` does.
+    Raises ModelError as `resolve` does.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

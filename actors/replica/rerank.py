@@ -29,7 +29,7 @@ class RerankActor:
         self._reranker = self._thread.submit(Reranker, spec).result()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Same rows, same order: the columns of `pair_table` go, `score` and `logit` (float) come last.
+        """Same rows, same order: the columns of pairs.py go, `score` and `logit` (float) come last.
 
         Both are null where `_reason` is set. Rows whose logit is not finite get `_reason` "non_finite" and a
         `_detail`. Raises ReplicaBroken when it is not for the rows' sake, or a pair does not fit the device.

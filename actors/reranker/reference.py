@@ -1,8 +1,8 @@
 """The slow, plain way to the same scores: what `verify` measures the fast way against.
 
-One pair at a time, whole, by transformers' own tokenizer, attention and head. As in reference.py it shares as little as
-possible with the Reranker. Two kinds of pairs the model card's way reads otherwise than we do, on purpose (see
-rerank_prompt.py): those with control tokens in them, and those with a huge query; their ids are ours.
+One pair at a time, whole, by transformers' own tokenizer, attention and head. As in embedder/reference.py it shares as
+little as possible with the Reranker. Two kinds of pairs the model card's way reads otherwise than we do, on purpose
+(see prompt.py): those with control tokens in them, and those with a huge query; their ids are ours.
 """
 
 from collections.abc import Sequence

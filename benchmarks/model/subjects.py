@@ -116,7 +116,7 @@ class Wanted:
 def load(wanted: Wanted, folder: Path) -> Subject:
     """The model, on its device. `folder` takes the few files that a model with random weights needs.
 
-    Raises ModelError as actors.weights.locate does, and for a tokenizer that does not fit.
+    Raises ModelError as `locate` of actors.weights.locate does, and for a tokenizer that does not fit.
     """
     random = wanted.model in RANDOM
     if random:
@@ -207,7 +207,7 @@ def _write_folder(folder: Path, config: dict[str, Any], tokenizer: str | None) -
         copy_tokenizer(Path(tokenizer).expanduser(), folder)
     pooling = "lasttoken" if qwen3 else "mean" if config["num_hidden_layers"] == 6 else "cls"
     write_modules(folder, pooling, normalise=True)
-    # actors.weights.locate takes no folder without such a file.
+    # `locate` takes no folder without such a file.
     save_file({"nothing": torch.ones(1)}, folder / "model.safetensors")
 
 
