@@ -17,7 +17,7 @@ from actors.embedder.fake import FakeEmbedModel
 from actors.embedder.model import TOKEN_BUDGET_CPU, EmbedModel
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 from actors.weights.recipe import resolve
-from tests.actors.network.test_architectures import build
+from tests.support.models import build
 
 GB = 10**9
 

@@ -32,7 +32,7 @@ from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from actors.weights.recipe import QWEN_QUERY_PROMPT
 from pipelines.cli.app import app
-from tests.actors.network.test_architectures import build, write_tokenizer
+from tests.support.models import build, write_tokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[3]

