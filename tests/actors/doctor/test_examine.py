@@ -18,11 +18,9 @@ from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from actors.checks import goldens
-from actors.checks.check import Check
-from actors.checks.layouts import Comparison
-from actors.checks.published import PUBLISHED, TOLERANCES, Golden, Published
+from actors.checks.published import Golden, Published
 from actors.doctor import inspection
-from actors.doctor.diagnosis import Diagnosis, LayoutCheck
+from actors.doctor.diagnosis import Diagnosis
 from actors.doctor.examine import examine, main
 from actors.embedder.embedder import Embedder
 from actors.network import attention, qwen3
@@ -30,7 +28,6 @@ from actors.reranker.reranker import Reranker
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
-from actors.weights.recipe import QWEN_QUERY_PROMPT
 from pipelines.cli.app import app
 from tests.support.models import build, write_tokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
@@ -196,26 +193,6 @@ def test_only_the_wrong_layouts_are_marked(tiny: Path, monkeypatch: pytest.Monke
     assert [layout.ok for layout in found.layouts] == [True, False, False, False]
 
 
-def test_layouts_are_judged_by_both_cosines() -> None:
-    near, far = 1.0 - 1e-9, 0.99999
-    for cosines, ok in (
-        ((near, near), True),
-        ((far, near), False),
-        ((near, far), False),
-        ((float("nan"), near), False),
-    ):
-        assert LayoutCheck.of(Comparison("packed", *cosines, 0), "float32").ok is ok
-
-
-def test_nothing_that_failed_is_left_out_of_the_verdict() -> None:
-    layout = LayoutCheck.of(Comparison("packed", 0.9, 0.9, 0), "float32")
-    result = goldens.judge([Golden("cosine", "a", "b", 0.5, "a paper")], [0.1], "float32")[0]
-    for part in ({"checks": [Check("runs", False, "no")]}, {"layouts": [layout]}, {"goldens": [result]}):
-        found = Diagnosis("w", "embed", {}, {}, **part)
-        assert (found.ok, found.failed, found.to_dict()["ok"]) == (False, 1, False)
-        assert "NOT WELL: 1 failed" in text_of(found)
-
-
 def test_a_lost_closing_token_is_found_before_anything_runs(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "no-end"))
     write_tokenizer(folder, ["<|endoftext|>", "<|im_end|>"], "$A")
@@ -366,28 +343,6 @@ def test_the_wrong_task(reranker: Path, tiny: Path) -> None:
     assert "only Qwen3-Reranker is supported" in reranking.checks[-1].found
 
 
-def test_the_task_is_read_from_files_and_name(tiny: Path, tmp_path: Path) -> None:
-    assert inspection.guess_task("/models/mine", tiny) == "embed"
-    assert inspection.guess_task("Qwen/Qwen3-Reranker-0.6B", tiny) == "rerank"
-    assert inspection.guess_task("/reranking/embedders/mine", tiny) == "embed"
-    folder = Path(shutil.copytree(tiny, tmp_path / "mine"))
-    chain = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in ("Transformer", "LogitScore")]
-    (folder / "modules.json").write_text(json.dumps(chain))
-    assert inspection.guess_task(str(folder), folder) == "rerank"
-
-
-def test_a_layout_of_a_reranker_is_judged_by_its_logits_too() -> None:
-    near = 1.0 - 1e-9
-    for cosines, errors, ok in (
-        ((near, near), (1e-5, 1e-5), True),
-        ((0.9, near), (1e-5, 1e-5), False),
-        ((near, 0.9), (1e-5, 1e-5), False),
-        ((near, near), (0.1, 1e-5), False),
-        ((near, near), (1e-5, 0.1), False),
-    ):
-        assert LayoutCheck.of(Comparison("packed", *cosines, 0, *errors), "float32").ok is ok
-
-
 # ---------------------------------------------------------------------- the commands
 
 
@@ -469,26 +424,3 @@ def test_it_runs_without_the_data_layer(tiny: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all checks passed" in done.stdout
     assert done.stderr == ""
-
-
-# ---------------------------------------------------------------------- docs/models.md
-
-
-def test_tests_named_on_the_page_of_models_exist() -> None:
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
-    assert len(named) >= 15
-    for file, name in named:
-        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no test {name}"
-
-
-def test_the_page_of_models_has_the_recipes_and_tolerances_of_the_code() -> None:
-    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    task, _, _ = QWEN_QUERY_PROMPT.removeprefix("Instruct: ").partition("\n")
-    assert f"{{task}}      {task}\n" in page
-    assert "Instruct: {task}\\nQuery:{query}" in page
-    for kind, name in (("cosine", "cosine of a query and a document"), ("logit", "reranker, logit")):
-        exact, half = TOLERANCES[kind]["float32"], TOLERANCES[kind]["bfloat16"]
-        assert f"| {name} | {exact} | {half} |" in page
-    for published in PUBLISHED:
-        assert str(published.shape[0]) in page

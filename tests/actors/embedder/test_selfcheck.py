@@ -367,3 +367,31 @@ def test_the_texts_differ_in_length_and_script(folders: dict[str, Path]) -> None
     assert resolve(spec).max_tokens > lengths.max()
     assert any(re.search(r"[一-龥]", text) for text in TEXTS)
     assert any(re.search(r"[а-я]", text) for text in TEXTS)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "bert", "xlm-roberta"])
+def test_the_self_check_sees_sequences_that_see_each_other(
+    folders: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = attention.pack
+
+    def one_long_sequence(lengths, device, varlen):
+        packing = honest(lengths, device, varlen)
+        total = int(lengths.sum())
+        return replace(packing, runs=(attention.Run(0, 0, 1, total, total),))
+
+    monkeypatch.setattr(attention, "pack", one_long_sequence)
+    wrong = r"this replica computes wrong vectors: .*, together, has cosine -?0\.\d+ to the plain reference"
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(ModelError, match=wrong):
+            Embedder(replace(spec_of(folders[name]), dtype=dtype))
+
+
+def test_the_self_check_sees_nan_and_lengths(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = pooling.finish
+    monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * torch.nan)
+    with pytest.raises(ModelError, match="not finite"):
+        Embedder(spec_of(folders["bert"]))
+    monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * 2)
+    with pytest.raises(ModelError, match=r"alone, a vector has length 2\.000, not 1"):
+        Embedder(spec_of(folders["bert"]))

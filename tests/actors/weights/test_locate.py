@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from actors.embedder.recipe import identity
+from actors.embedder.embedder import Embedder
 from actors.spec import ModelError, ModelSpec
 from actors.weights.locate import _digest_of, digest, locate, revision_of
+from tests.support.models import build
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "1_Pooling/config.json": b"{}", "model.bin": b"pickle"}
 
@@ -180,13 +182,15 @@ def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
         locate(ModelSpec(str(write(tmp_path / "bare", "model.safetensors"))), tokenizer_only=True)
 
 
-def test_identity_names_what_changes_a_vector() -> None:
-    spec = ModelSpec("bundled", device="cpu")
-    base = identity(spec)
-    assert base["dtype"] == "float32"
-    assert base["max_tokens"] == 256
-    assert identity(replace(spec, token_budget=5, threads=1, device="cpu")) == base
-    for change in ({"dimensions": 10}, {"max_tokens": 12}, {"dtype": "bfloat16"}, {"prompt": "x: "}):
-        changed = identity(replace(spec, **change))
-        assert [name for name in base if base[name] != changed[name]] == list(change)
-    assert identity(ModelSpec("fake:5000")) == identity(ModelSpec("fake", device="cuda"))
+def test_another_digest(tmp_path: Path) -> None:
+    bert = build(tmp_path, "bert")
+    right = digest(bert)
+    Embedder(replace(ModelSpec(str(bert), device="cpu"), digest=right))
+    tensors = load_file(bert / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"] += 1e-3
+    save_file(tensors, bert / "model.safetensors")
+    assert digest(bert) != right
+    with pytest.raises(ModelError, match=f"{right[:16]}.* was expected"):
+        Embedder(replace(ModelSpec(str(bert), device="cpu"), digest=right))
+    with pytest.raises(ModelError, match="was expected"):
+        Embedder(ModelSpec("fake", digest=right))
