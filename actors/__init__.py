@@ -1,4 +1,4 @@
-"""vectormill: the model layer. Plain classes over torch, transformers, numpy and pyarrow, which run on a bare GPU machine.
+"""vectormill: the model layer. Plain classes over torch, transformers, numpy and pyarrow, on any machine with a GPU.
 
     {doctor | replica} -> {embedder | reranker} -> checks -> {network | tokenizer} -> {weights | device} -> ground
 

@@ -41,7 +41,7 @@ class ModelSpec:
     device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
     threads: CPU threads of torch; None = torch's own choice.
     s3: endpoint_url, region and anonymous as (name, value) pairs.
-    digest: what `weights.digest` must give for the weights found; None = not checked.
+    digest: what `weights.locate.digest` must give for the weights found; None = not checked.
     tokenizer_digest: the sha256 that tokenizer.json must have; None = not checked.
 
     Raises ModelError for values outside these.
@@ -96,25 +96,3 @@ class ModelSpec:
         if value <= 0:
             raise ModelError(f'weights {self.weights!r}: after "fake:" comes a number of tokens per second')
         return value
-
-    def resolve_device(self) -> str:
-        """The device as torch names it. Imports torch only when none was asked for."""
-        if self.device is not None:
-            return self.device
-        if self.is_fake:
-            return "cpu"
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    def resolve_dtype(self) -> str:
-        """What the model computes in, "auto" decided. On a CPU that may take a few tens of ms of timing, once."""
-        if self.is_fake:
-            return "float32"
-        if self.dtype != "auto":
-            return self.dtype
-        if self.resolve_device().startswith("cuda"):
-            return "bfloat16"
-        from actors.device import cpu
-
-        return "bfloat16" if cpu.bfloat16_is_faster() else "float32"

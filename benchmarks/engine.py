@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.spec import ModelSpec
-from actors.tokenizer import batch as fast_tokenizer
+from actors.tokenizer import batch
 from benchmarks import machine, tokenise, write
 from pipelines.config import CorpusConfig, ReplicaRange, StorageConfig
 from pipelines.corpus.corpus import Corpus
@@ -228,7 +228,7 @@ def driver_ms_per_unit(executor: Executor) -> float:
 def variant(name: str, folder: Path, options: Any) -> dict[str, Any]:
     """One tokenizer, in this fresh process."""
     if name == "qwen":
-        fast_tokenizer.is_installed = lambda: False
+        batch.is_installed = lambda: False
     weights = "bundled" if name == "minilm" else str(qwen_tokenizer.write(folder))
     job = Job(folder, ModelSpec(weights, max_tokens=512), options.dimensions, options.vector_dtype)
     from pipelines.tasks import embed as stages

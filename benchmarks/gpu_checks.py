@@ -1,7 +1,7 @@
 """Whether our vectors are right on this device: each check compares two ways to the same numbers, on random weights.
 
 A step records the numbers and fails only where it cannot run; `right` says whether they are within what
-actors/checks/layouts.py asks of a replica. In a dry run the device is the CPU and the model tiny.
+actors/embedder/selfcheck.py asks of a replica. In a dry run the device is the CPU and the model tiny.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from actors import packed as batching
-from actors.checks import layouts as selfcheck
-from actors.embedder.encoder import Encoder
-from actors.network.kernels import plain as kernels
+from actors import packed
+from actors.embedder import selfcheck
+from actors.embedder.model import EmbedModel
+from actors.network.kernels import plain
 from actors.network.network import Qwen3Network, TransformersNetwork
 from actors.network.qwen3_weights import Geometry
 from actors.reranker.batches import PairBatches
@@ -64,45 +64,42 @@ def sequences(subject: Subject, dry: bool, most: int) -> list[np.ndarray]:
     return [rng.integers(3, subject.recipe.vocabulary, n) for n in lengths]
 
 
-def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[Encoder, dict[str, Any], list[np.ndarray]]:
-    """An encoder that was started, its layouts against the reference, and the sequences."""
-    encoder = Encoder(spec, resolve(spec), subject.network)
+def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, dict[str, Any], list[np.ndarray]]:
+    """A model that was started, its layouts against the reference, and the sequences."""
+    model = EmbedModel(spec, resolve(spec), subject.network)
     given = sequences(subject, dry, spec.max_tokens or 512)
-    reference = np.stack([encoder.reference(ids) for ids in given])
-    encoder.start(1 << 20)  # any layout in one micro-batch
-    found = selfcheck.compare(given, reference, lambda rows: one(encoder, rows), unit_length=True)
-    alone = np.concatenate([one(encoder, [ids]) for ids in given])
+    reference = np.stack([model.reference(ids) for ids in given])
+    model.start(1 << 20)  # any layout in one micro-batch
+    found = selfcheck.compare(given, reference, lambda rows: one(model, rows), unit_length=True)
+    alone = np.concatenate([one(model, [ids]) for ids in given])
     facts: dict[str, Any] = {
         "layouts": {c.layout: {"reference": c.cosine, "alone": c.cosine_to_alone} for c in found},
         "least_cosine": min(c.cosine for c in found),
         "least_cosine_of_layouts": min(c.cosine_to_alone for c in found),
         "largest_difference": float(np.abs(alone - reference).max()),
     }
-    facts["right"] = (
-        facts["least_cosine"] >= selfcheck.LEAST_COSINE[spec.dtype]
-        and facts["least_cosine_of_layouts"] >= selfcheck.LEAST_COSINE_OF_LAYOUTS[spec.dtype]
-    )
+    facts["right"] = all(c.failure(spec.dtype) is None for c in found)
     least, layouts = facts["least_cosine"], facts["least_cosine_of_layouts"]
     facts["said"] = f"cosine to transformers {least:.7f}, between layouts {layouts:.7f}, right: {facts['right']}"
-    return encoder, facts, given
+    return model, facts, given
 
 
-def one(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
+def one(model: EmbedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
     """One micro-batch."""
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
-    return encoder.to_host(encoder.encode(np.concatenate(list(rows)), lengths))
+    return model.to_host(model.encode(np.concatenate(list(rows)), lengths))
 
 
 def bfloat16(dry: bool) -> dict[str, Any]:
     """0.6B: fused, Triton, variable-length attention against transformers; against torch's kernels; twice the same."""
     with loaded(wanted(dry, "0.6B", "bfloat16"), 512) as (subject, spec):
-        encoder, facts, given = compared(subject, spec, dry)
-        together = one(encoder, given)
-        again = one(encoder, given)
-        in_two = np.concatenate([one(encoder, given[: len(given) // 2]), one(encoder, given[len(given) // 2 :])])
+        model, facts, given = compared(subject, spec, dry)
+        together = one(model, given)
+        again = one(model, given)
+        in_two = np.concatenate([one(model, given[: len(given) // 2]), one(model, given[len(given) // 2 :])])
         assert isinstance(subject.network, Qwen3Network)
-        subject.network._qwen3._kernels = kernels
-        facts["cosine_to_torch_kernels"] = cosines(together, one(encoder, given))[0]
+        subject.network._qwen3._kernels = plain
+        facts["cosine_to_torch_kernels"] = cosines(together, one(model, given))[0]
         facts["same_bits_again"] = bool((together == again).all())
         facts["same_bits_in_other_company"] = float((together == in_two).all(axis=1).mean())
         facts["said"] += (
@@ -186,14 +183,14 @@ def memory(dry: bool) -> dict[str, Any]:
 
 def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any]]]:
     """An Embedder that works even if its own check fails: what the check found is recorded instead."""
-    with mock.patch("actors.checks.layouts.check"):
+    with mock.patch("actors.embedder.selfcheck.check"):
         ours = Ours(subject, spec)
     return ours, [asdict(found) for found in ours.embedder.comparisons]
 
 
 def embed(ours: Ours, given: list[np.ndarray]) -> np.ndarray:
     lengths = np.array([len(ids) for ids in given], dtype=np.int64)
-    return ours.embedder.embed(np.concatenate(given), batching.offsets_of(lengths))
+    return ours.embedder.embed(np.concatenate(given), packed.offsets_of(lengths))
 
 
 def reranker(dry: bool) -> dict[str, Any]:
@@ -205,7 +202,7 @@ def reranker(dry: bool) -> dict[str, Any]:
     ours = rerank.RandomReranker(ModelSpec("random", device=device(dry), dtype="bfloat16"), geometry, SEED)
     pairs = PairBatches(encoded, reuse_prefix=False)
     rows = [np.array([i]) for i in range(len(encoded.query_of))]
-    reference = np.array([ours.model.reference(pairs.layout(row).ids_T)[1] for row in rows])
+    reference = np.array([ours.model.reference(pairs.batch(row).ids_T)[1] for row in rows])
     ours.start(None, int(rerank.pair_lengths(encoded).max()))
     logits = {name: ours.scored(encoded, name == "shared").vectors[:, 0] for name in ("shared", "whole")}
     errors = {name: float(np.abs(found - reference).max()) for name, found in logits.items()}

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from actors.network.kernels import plain as kernels
-from actors.network.kernels.plain import Kernels, Quantised, Rotation
+from actors.network.kernels import plain
+from actors.network.kernels.choose import choose
+from actors.network.kernels.operations import Kernels, Quantised, Rotation
 from benchmarks.model import report
 
 SEED = 1
@@ -65,7 +66,7 @@ def inputs_of(dry: bool) -> dict[str, tuple[Any, ...]]:
 
 def operations(dry: bool) -> dict[str, Any]:
     """Each of Triton's kernels against the same operation in torch: relative error, and microseconds of both."""
-    ours = kernels.choose(device(dry))
+    ours = choose(device(dry))
     found = {name: _operation(ours, name, inputs, device(dry)) for name, inputs in inputs_of(dry).items()}
     worst = max(numbers["error"] for numbers in found.values())
     return {
@@ -77,8 +78,8 @@ def operations(dry: bool) -> dict[str, Any]:
 
 
 def _operation(ours: Kernels, name: str, inputs: tuple[Any, ...], where: str) -> dict[str, float]:
-    mine, theirs = _output(ours, name, inputs), _output(kernels, name, inputs)
-    modules = {"microseconds": ours, "torch": kernels}
+    mine, theirs = _output(ours, name, inputs), _output(plain, name, inputs)
+    modules = {"microseconds": ours, "torch": plain}
     seconds = {key: timed(partial(getattr(module, name), *inputs), where, 20) for key, module in modules.items()}
     error = float((mine - theirs).norm() / theirs.norm())
     return {"error": error, **{key: round(taken * 1e6, 1) for key, taken in seconds.items()}}

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.gpu_kernels import device
-from benchmarks.model import ceiling, report, rerank, subjects
+from benchmarks.model import ceiling, measure, report, rerank, subjects
 from benchmarks.model.ceiling import Ceiling
 from benchmarks.model.options import Options
 from benchmarks.model.run import run
@@ -80,11 +80,9 @@ def profile(dry: bool, model: str) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from benchmarks.model import run as bench
-
     kinds = [ProfilerActivity.CPU] if dry else [ProfilerActivity.CUDA]
     recorded: list[Any] = []
-    timed = bench.measure.timed
+    timed = measure.timed
 
     def watched(way: Any, where: str) -> Any:
         with profiler(activities=kinds) as found:
@@ -93,7 +91,7 @@ def profile(dry: bool, model: str) -> dict[str, Any]:
         return done
 
     options = Options(model, tokens=TOKENS[model] // 4, dtype="bfloat16", rounds=1, ways=("from_ids",))
-    with mock.patch.object(bench.measure, "timed", watched):
+    with mock.patch.object(measure, "timed", watched):
         result = _run(options, dry)
     name = "self_cpu_time_total" if dry else "self_device_time_total"
     events = sorted(recorded[-1].key_averages(), key=lambda event: -getattr(event, name))
@@ -112,7 +110,7 @@ def _run(options: Options, dry: bool) -> dict[str, Any]:
         options = _tiny(options)
     known = [_measured[kind] for kind in ceiling.kinds(options.dtype) if kind in _measured]
     # Another process may have measured them: then for a second here.
-    with mock.patch("actors.checks.layouts.check"):
+    with mock.patch("actors.embedder.selfcheck.check"):
         found = run(replace(options, ceiling_seconds=0.01 if dry else 1.0), known or None)
     return {"said": _said(found), **found}
 

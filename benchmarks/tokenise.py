@@ -38,7 +38,7 @@ from tokenizers import Tokenizer
 
 from actors.spec import ModelSpec
 from actors.tokenizer.batch import BatchTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate, tokenizer_file
 from benchmarks import machine
 from tests.support import qwen_tokenizer
 from tests.support.unicode_texts import every_character, random_texts
@@ -178,8 +178,8 @@ def main() -> None:
 def tokenizer_json(name: str | None) -> str:
     """The tokenizer.json of some weights; of Qwen3, rebuilt, without a name."""
     if name is not None:
-        folder = weights.locate(ModelSpec(name), tokenizer_only=True)
-        return weights.tokenizer_file(folder).read_text(encoding="utf-8")
+        folder = locate(ModelSpec(name), tokenizer_only=True)
+        return tokenizer_file(folder).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as made:
         return (qwen_tokenizer.write(Path(made)) / "tokenizer.json").read_text(encoding="utf-8")
 

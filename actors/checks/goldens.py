@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.checks.layouts import cosine
-from actors.checks.published import END_OF_TEXT, PUBLISHED, TOKEN_COUNTS, TOKEN_IDS, Golden, Published
+from actors.checks.published import PUBLISHED, Golden, Published
 from actors.spec import ModelError, ModelSpec
+from actors.tokenizer.qwen_ids import END_OF_TEXT, TOKEN_COUNTS, TOKEN_IDS
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import MODELSCOPE
 

@@ -9,6 +9,8 @@ cosines before it works.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.tokenizer.qwen_ids import DOCUMENTS, QUERIES
+
 # How far a right result may be from an exact number. A missing closing token moves the cosines by 0.1; the logits of
 # half precision are off by up to 0.3. Nobody has published what float8 gives.
 TOLERANCES = {
@@ -17,12 +19,6 @@ TOLERANCES = {
     "score": {"float32": 1e-4, "bfloat16": 5e-3, "float16": 5e-3},
 }
 
-QUERIES = ("What is the capital of China?", "Explain gravity")
-DOCUMENTS = (
-    "The capital of China is Beijing.",
-    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is "
-    "responsible for the movement of planets around the sun.",
-)
 PLANET = ("Which planet is known as the Red Planet?",)
 PLANETS = (
     "Venus is often called Earth's twin because of its similar size and proximity.",
@@ -39,26 +35,6 @@ ST_PRETRAINED = "sentence-transformers tests/sentence_transformer/test_pretraine
 ST_RERANKER = "sentence-transformers tests/cross_encoder/test_model.py, float32"
 ST_README = "sentence-transformers README, float32"
 RBLN = "Qwen README pairs, float32, as reported in RBLN-SW/vllm-rbln#841"
-
-# Ids of Qwen3's tokenizer, for folders that have it: its closing token says so. The second and third are q1 and q2 of
-# the README with their instruction; all were published by several projects and reproduced from the public vocabulary.
-END_OF_TEXT = 151643
-INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-INSTRUCTED = (641, 1235, 25, 16246, 264, 3482, 2711, 3239, 11, 17179, 9760, 46769, 429, 4226, 279, 3239, 198, 2859, 25)
-TOKEN_IDS = {
-    "test": (1944, END_OF_TEXT),
-    INSTRUCTION + QUERIES[0]: (*INSTRUCTED, 3838, 374, 279, 6722, 315, 5616, 30, END_OF_TEXT),
-    INSTRUCTION + QUERIES[1]: (*INSTRUCTED, 840, 20772, 23249, END_OF_TEXT),
-    DOCUMENTS[0]: (785, 6722, 315, 5616, 374, 26549, 13, END_OF_TEXT),
-}
-TOKEN_COUNTS = {DOCUMENTS[1]: 31}
-# Of every pair that a reranker reads: the system prompt in front, and what closes it.
-PAIR_PREFIX = (
-    *(151644, 8948, 198, 60256, 3425, 279, 11789, 20027, 279, 8502, 3118, 389, 279, 11361, 323, 279, 758, 1235, 3897),
-    *(13, 7036, 429, 279, 4226, 646, 1172, 387, 330, 9693, 1, 476, 330, 2152, 3263, 151645, 198, 151644, 872, 198),
-)
-PAIR_SUFFIX = (151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271)
-YES_AND_NO = (9693, 2152)
 
 
 @dataclass(frozen=True)

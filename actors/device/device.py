@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.device.auto import resolve_device
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 
 
@@ -31,7 +32,7 @@ def prepare(spec: ModelSpec) -> str:
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    device = spec.resolve_device()
+    device = resolve_device(spec)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} asked, but torch sees no CUDA device here")
     return device
@@ -49,15 +50,15 @@ def send_home(values: torch.Tensor) -> Pending:
 
 
 def to_host(pending: Pending, device: str) -> np.ndarray:
-    """The result; waits for it. Raises ReplicaBroken as `explained`."""
+    """The result; waits for it. Raises ReplicaBroken as `translated`."""
     if pending.done is not None:
-        with explained(device, "a micro-batch"):
+        with translated(device, "a micro-batch"):
             pending.done.synchronize()
     return pending.values.numpy()
 
 
 @contextmanager
-def explained(device: str, what: str) -> Iterator[None]:
+def translated(device: str, what: str) -> Iterator[None]:
     """torch's errors of the device as DeviceOutOfMemory (`what` did not fit) or ReplicaBroken (it is poisoned)."""
     try:
         yield

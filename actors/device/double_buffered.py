@@ -11,7 +11,7 @@ import numpy as np
 from actors.spec import DeviceOutOfMemory, ReplicaBroken
 
 
-def run(
+def double_buffered(
     batches: Iterable[np.ndarray],
     send: Callable[[np.ndarray], Any],
     receive: Callable[[np.ndarray, Any], None],

@@ -4,22 +4,13 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from actors.checks.check import Check
 from actors.checks.goldens import Result
-from actors.checks.layouts import LEAST_COSINE, LEAST_COSINE_OF_LAYOUTS, Comparison
-from actors.reranker.selfcheck import LOGIT_TOLERANCE, RerankComparison
+from actors.checks.layouts import LEAST_COSINE, LEAST_COSINE_OF_LAYOUTS, LOGIT_TOLERANCE, Comparison
 
 MARKS = {True: "ok", False: "FAIL", None: "-"}
 LAYOUT_WIDTH = 26  # of the longest name
 PAIR_WIDTH = 22  # characters shown of each text of a pair
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold."""
-
-    name: str
-    ok: bool
-    found: str
 
 
 @dataclass(frozen=True)
@@ -40,25 +31,24 @@ class LayoutCheck:
 
     @staticmethod
     def of(found: Comparison, dtype: str) -> "LayoutCheck":
-        """A comparison of an embedder's self-check, judged as there."""
-        least, least_to_alone = LEAST_COSINE[dtype], LEAST_COSINE_OF_LAYOUTS[dtype]
-        ok = bool(found.cosine >= least and found.cosine_to_alone >= least_to_alone)
-        return LayoutCheck(dtype, found.layout, found.cosine, least, found.cosine_to_alone, least_to_alone, ok)
-
-    @staticmethod
-    def of_reranker(found: RerankComparison, dtype: str) -> "LayoutCheck":
-        """The same of a reranker's."""
-        least, least_to_alone = LEAST_COSINE[dtype], LEAST_COSINE_OF_LAYOUTS[dtype]
-        most, error = LOGIT_TOLERANCE[dtype], max(found.logit_error, found.logit_error_to_alone)
-        ok = bool(found.cosine >= least and found.cosine_to_alone >= least_to_alone and error <= most)
+        """A comparison of a self-check, judged as there."""
+        errors = [error for error in (found.logit_error, found.logit_error_to_alone) if error is not None]
         return LayoutCheck(
-            dtype, found.layout, found.cosine, least, found.cosine_to_alone, least_to_alone, ok, error, most
+            dtype=dtype,
+            layout=found.layout,
+            cosine=found.cosine,
+            least=LEAST_COSINE[dtype],
+            cosine_to_alone=found.cosine_to_alone,
+            least_to_alone=LEAST_COSINE_OF_LAYOUTS[dtype],
+            ok=found.failure(dtype) is None,
+            logit_error=max(errors, default=None),
+            most_logit_error=LOGIT_TOLERANCE[dtype] if errors else None,
         )
 
 
 @dataclass
 class Diagnosis:
-    """All that was found; filled by `doctor.examine`.
+    """All that was found; filled by `examine`.
 
     published_as: the hub id whose published numbers the goldens are; None if there are none for these weights.
     """

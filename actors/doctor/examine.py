@@ -14,7 +14,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,21 +23,24 @@ import numpy as np
 import torch
 
 from actors.checks import goldens
-from actors.checks import layouts as selfcheck
+from actors.checks.check import Check
+from actors.checks.layouts import SelfChecked
 from actors.checks.published import Published
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.doctor import inspection
-from actors.doctor.diagnosis import Check, Diagnosis, LayoutCheck
-from actors.embedder.embedder import Embedder, load_encoder
+from actors.doctor.diagnosis import Diagnosis, LayoutCheck
+from actors.embedder import selfcheck
+from actors.embedder.embedder import Embedder, load_model
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.reranker.reranker import Reranker
 from actors.spec import DTYPES, ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
 from actors.weights.recipe import resolve
 
 TASKS = ("embed", "rerank")
-Loaded = TypeVar("Loaded", Embedder, Reranker)
+Loaded = TypeVar("Loaded", bound=SelfChecked)
 FLOAT32_BUDGET = 4096  # tokens of a micro-batch of the extra run in float32: enough for every text here
 
 
@@ -50,12 +53,12 @@ def examine(spec: ModelSpec, task: str | None = None, with_goldens: bool = True)
     """
     if spec.is_fake:
         raise ModelError('the fake model has no weights to examine: give a folder, a hub id or "bundled"')
-    place = weights.locate(spec)
+    place = locate(spec)
     task = task or inspection.guess_task(spec.weights, place)
     # By its folder, so that the checks a replica of known weights makes at start do not end the examination.
     local = replace(spec, weights=str(place), revision=None, s3=(), dimensions=None, max_tokens=None, prompt=None)
     diagnosis = Diagnosis(
-        spec.weights, task, inspection.environment(spec.resolve_device()), inspection.folder(spec, place)
+        spec.weights, task, inspection.environment(resolve_device(spec)), inspection.folder(spec, place)
     )
     published = _published(diagnosis, spec, place) if with_goldens else None
     if not with_goldens:
@@ -112,11 +115,11 @@ def _reads_pairs(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
 
 def _to_run(diagnosis: Diagnosis, spec: ModelSpec) -> list[ModelSpec]:
     """The spec in each dtype to examine."""
-    own = replace(spec, dtype=spec.resolve_dtype())
+    own = replace(spec, dtype=resolve_dtype(spec))
     if spec.dtype != "auto" or own.dtype == "float32":
         return [own]
     needed = 4 * diagnosis.model["parameters"] * 1.2 + 1e9
-    free = inspection.free_memory(spec.resolve_device())
+    free = inspection.free_memory(resolve_device(spec))
     if free is not None and free < needed:
         diagnosis.notes.append(
             f"not run in float32, which needs {needed / 1e9:.1f} GB ({free / 1e9:.1f} GB are free): {own.dtype} alone, "
@@ -133,7 +136,6 @@ def _run_embedder(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
         if _free():
             _show_layouts_of_a_refused_model(diagnosis, spec)
         return
-    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in embedder.comparisons]
     if published is not None:
         got = goldens.cosines(embedder, published.goldens)
         diagnosis.goldens += goldens.judge(published.goldens, got, spec.dtype)
@@ -144,13 +146,13 @@ def _run_reranker(diagnosis: Diagnosis, spec: ModelSpec, published: Published | 
     reranker = _loaded(Reranker, diagnosis, spec)
     if reranker is None:
         return
-    diagnosis.layouts += [LayoutCheck.of_reranker(found, spec.dtype) for found in reranker.comparisons]
     if published is not None:
         got = goldens.logits_or_scores(reranker, published.goldens)
         diagnosis.goldens += goldens.judge(published.goldens, got, spec.dtype)
 
 
-def _loaded(kind: type[Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded | None:
+def _loaded(kind: Callable[[ModelSpec], Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded | None:
+    """The model in one dtype, and its layouts; None if it refuses to work."""
     name = f"runs in {spec.dtype}"
     try:
         loaded = kind(spec)
@@ -158,13 +160,14 @@ def _loaded(kind: type[Loaded], diagnosis: Diagnosis, spec: ModelSpec) -> Loaded
         diagnosis.checks.append(Check(name, False, str(error)))
         return None
     diagnosis.checks.append(Check(name, True, f"token budget {loaded.token_budget:,}"))
+    diagnosis.layouts += [LayoutCheck.of(found, spec.dtype) for found in loaded.comparisons]
     return loaded
 
 
 def _show_layouts_of_a_refused_model(diagnosis: Diagnosis, spec: ModelSpec) -> None:
     """An Embedder names the first layout that differs, a diagnosis shows all, if the model runs at all."""
     try:
-        model = load_encoder(spec, resolve(spec))
+        model = load_model(spec, resolve(spec))
         encoded = TextTokenizer(spec).encode(selfcheck.TEXTS)
         sequences = selfcheck.sequences_of(np.split(encoded.ids, encoded.offsets[1:-1]))
         reference_ND = np.stack([model.reference(ids_T) for ids_T in sequences])

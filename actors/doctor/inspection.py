@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from actors.device import cpu
 from actors.network import attention
-from actors.network.kernels import plain as kernels
+from actors.network.kernels import plain
+from actors.network.kernels.choose import choose
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
 from actors.weights import modules
+from actors.weights.locate import digest, revision_of
 from actors.weights.modules import read_json
 from actors.weights.recipe import load_recipe
 
@@ -37,7 +38,7 @@ def environment(device: str) -> dict[str, Any]:
     found["cpu_has_bfloat16"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     found["cpu_bfloat16_is_faster"] = cpu.bfloat16_is_faster()
     found["varlen_attention"] = _has_varlen()
-    found["element_wise_kernels"] = "torch" if kernels.choose(device) is kernels else "triton"
+    found["element_wise_kernels"] = "torch" if choose(device) is plain else "triton"
     found["free_memory_bytes"] = free_memory(device)
     return found
 
@@ -67,8 +68,8 @@ def folder(spec: ModelSpec, place: Path) -> dict[str, Any]:
     return {
         "weights": spec.weights,
         "folder": str(place),
-        "revision": weights.revision_of(place) or spec.revision,
-        "digest": weights.digest(place),
+        "revision": revision_of(place) or spec.revision,
+        "digest": digest(place),
         "architecture": config.get("model_type"),
         "layers": config.get("num_hidden_layers"),
         "hidden_size": config.get("hidden_size"),

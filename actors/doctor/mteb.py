@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from actors.device.auto import resolve_dtype
 from actors.embedder.embedder import Embedder
+from actors.embedder.recipe import identity
 from actors.reranker.reranker import Reranker
 from actors.spec import ModelSpec
 from actors.tokenizer.text import INSTRUCTED_PROMPT
-from actors.weights import locate as weights
-from actors.weights.recipe import identity, resolve
+from actors.weights.locate import digest, locate
+from actors.weights.recipe import resolve
 
 DOCUMENT = "document"
 QUERY = "query"
@@ -87,8 +89,11 @@ class MtebReranker:
 
     @property
     def mteb_model_meta(self) -> Any:
-        digest = weights.digest(weights.locate(self._spec))
-        space = {"weights": digest, "dtype": self._spec.resolve_dtype(), "instructions": self._instructions}
+        space = {
+            "weights": digest(locate(self._spec)),
+            "dtype": resolve_dtype(self._spec),
+            "instructions": self._instructions,
+        }
         return _card(self._spec, space, "cross-encoder", True)
 
 

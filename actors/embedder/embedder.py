@@ -1,6 +1,6 @@
 """Texts or token ids to vectors, in the order they came: what a replica is made of.
 
-    Embedder -> batching (micro-batches) -> the model (Encoder, or the fake) -> order restored
+    Embedder -> packed (micro-batches) -> the model (EmbedModel, or the fake) -> order restored
 
 Importing this costs nothing; an Embedder of a real model imports torch and transformers.
 
@@ -8,24 +8,23 @@ Legend: N texts, T tokens in all, n sequences of a micro-batch, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from actors import fake
-from actors import packed as batching
+from actors import packed
 from actors.checks import goldens
-from actors.checks import layouts as selfcheck
-from actors.device import double_buffered as in_turn
-from actors.spec import ModelError, ModelSpec
+from actors.device.double_buffered import double_buffered
+from actors.embedder import selfcheck
+from actors.embedder.fake import FakeEmbedModel
+from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import check_digest
 from actors.weights.recipe import Resolved, resolve
 
 
 class Model(Protocol):
-    """What runs micro-batches: actors/embedder/encoder.py says what each part does."""
+    """What runs micro-batches: actors/embedder/model.py says what each part does."""
 
     dimensions: int
     normalised: bool
@@ -41,23 +40,23 @@ class Model(Protocol):
     def to_host(self, pending: Any) -> np.ndarray: ...
 
 
-def load_encoder(spec: ModelSpec, resolved: Resolved) -> Model:
+def load_model(spec: ModelSpec, resolved: Resolved) -> Model:
     """The model that runs this spec: the one place where real and fake are told apart."""
     if resolved.folder is None:
-        return fake.FakeModel(resolved.dimensions, spec.tokens_per_second())
-    from actors.embedder.encoder import Encoder
+        return FakeEmbedModel(resolved.dimensions, spec.tokens_per_second())
+    from actors.embedder.model import EmbedModel
 
-    return Encoder(spec, resolved)
+    return EmbedModel(spec, resolved)
 
 
 class Embedder:
     """A loaded model that has shown, on a few texts, that it gives the reference's vectors in every layout.
 
-    load: makes the model; another one than `load_encoder` brings weights that are in no folder.
+    load: makes the model; another one than `load_model` brings weights that are in no folder.
     Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors.
     """
 
-    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec, Resolved], Model] = load_encoder) -> None:
+    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
         resolved = resolve(spec)
         check_digest(spec, resolved.folder)
         self._tokenizer = TextTokenizer(spec)
@@ -98,9 +97,9 @@ class Embedder:
         def too_large(rows_n: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, int(lengths_N[rows_n].sum()) // 2))
 
-        in_turn.run(
-            batches=batching.plan(lengths_N, self.token_budget),
-            send=lambda rows_n: self._model.encode(*batching.gather(ids, offsets, rows_n)),
+        double_buffered(
+            batches=packed.plan(lengths_N, self.token_budget),
+            send=lambda rows_n: self._model.encode(*packed.gather(ids, offsets, rows_n)),
             receive=receive,
             too_large=too_large,
         )
@@ -120,16 +119,3 @@ class Embedder:
     def _one_micro_batch(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         lengths_n = np.array([len(ids_T) for ids_T in sequences], dtype=np.int64)
         return self._model.to_host(self._model.encode(np.concatenate(list(sequences)), lengths_n))
-
-
-def check_digest(spec: ModelSpec, folder: Path | None) -> None:
-    """Raises ModelError when the weights in `folder` (None: the fake's) are not those of spec.digest."""
-    if spec.digest is None:
-        return
-    found = weights.digest(folder) if folder else fake.DIGEST
-    if found != spec.digest:
-        raise ModelError(
-            f"the weights of {spec.weights!r} on this machine ({folder}) have digest {found[:16]}..., but "
-            f"{spec.digest[:16]}... was expected: they are another version. Put the right ones there, or remove the "
-            "stale copy"
-        )

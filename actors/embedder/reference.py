@@ -10,24 +10,26 @@ from typing import Any
 import numpy as np
 
 from actors import fake
+from actors.device.auto import resolve_device, resolve_dtype
+from actors.embedder.fake import FakeEmbedModel
 from actors.network.quiet import quiet_transformers
 from actors.spec import ModelSpec
 from actors.weights.recipe import Resolved, resolve
 
 
-class Reference:
+class EmbedReference:
     """The reference for a spec, on its device and in its dtype (give a spec with dtype "float32" for the exact one).
 
-    Raises ModelError as `recipe.resolve` does.
+    Raises ModelError as `resolve` does.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self._resolved = resolve(spec)
-        self._device = spec.resolve_device()
+        self._device = resolve_device(spec)
         self._tokenizer: Any = None
         self._model: Any = None
         if self._resolved.folder is not None:
-            self._load(self._resolved, spec.resolve_dtype())
+            self._load(self._resolved, resolve_dtype(spec))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of documents, float32 [N, D], in their order."""
@@ -73,4 +75,4 @@ class Reference:
         words = fake.HashedWords()
         content, _ = words.content([self._resolved.document_prompt + text])
         ids = np.concatenate([content[: self._resolved.max_tokens - len(words.suffix)], words.suffix])
-        return fake.FakeModel(self._resolved.dimensions).encode(ids, np.array([len(ids)]))[0]
+        return FakeEmbedModel(self._resolved.dimensions).encode(ids, np.array([len(ids)]))[0]

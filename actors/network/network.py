@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from actors import packed as batching
+from actors import packed
 from actors.network import attention, pooling
 from actors.network.attention import to_device
 from actors.network.quiet import quiet_transformers
@@ -68,7 +68,7 @@ class Qwen3Network:
         device = self._weights.device
         packing = attention.pack(lengths_n, device, self._varlen)
         last = attention.pack_queries(np.ones_like(lengths_n), lengths_n, None, device, self._varlen)
-        positions_T = batching.ranges(np.zeros_like(lengths_n), lengths_n)
+        positions_T = packed.ranges(np.zeros_like(lengths_n), lengths_n)
         ids, positions, last_n = (
             to_device(numbers, device) for numbers in (ids_T.astype(np.int64), positions_T, np.cumsum(lengths_n) - 1)
         )
@@ -116,7 +116,7 @@ class TransformersNetwork:
     def _positions(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:
         """Position of every token in its own sequence, int64 [T]."""
         if self._recipe.architecture not in ROBERTA_FAMILY:
-            return batching.ranges(np.zeros_like(lengths_n), lengths_n)
+            return packed.ranges(np.zeros_like(lengths_n), lengths_n)
         # transformers counts from pad_token_id + 1 and leaves out tokens that are the pad token, even inside a text.
         counted_T = ids_T != self._pad_id
         running_T = np.cumsum(counted_T, dtype=np.int64)

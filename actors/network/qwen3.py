@@ -14,8 +14,8 @@ Legend: n sequences; T tokens; P positions; H hidden size; h query heads, g key 
 import torch
 
 from actors.network.attention import Packing, attend_packed
-from actors.network.kernels import plain as kernels
-from actors.network.kernels.plain import Quantised, Rotation
+from actors.network.kernels.choose import choose
+from actors.network.kernels.operations import Quantised, Rotation
 from actors.network.qwen3_weights import Layer, Weights
 
 
@@ -26,7 +26,7 @@ class Qwen3:
         self._weights = weights
         self._eps = weights.geometry.eps
         self._in_8_bits = weights.layers[0].qkv.scale is not None
-        self._kernels = kernels.choose(weights.device)
+        self._kernels = choose(weights.device)
         self._cos, self._sin = _rotations(weights)
 
     def last_states(

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from actors.network.kernels import plain as kernels
-from actors.network.kernels.plain import Quantised
+from actors.network.kernels.operations import Quantised
+from actors.network.kernels.plain import quantise
 from actors.spec import ModelError
 
 LAYER_PARTS = {  # name in the file, of a layer -> (fused tensor, slot in it)
@@ -102,7 +102,7 @@ class Matrix:
         self.scale = scale  # float32 [1, N]
 
     def to_8_bits(self) -> None:
-        values, scale = kernels.quantise(self.weight)
+        values, scale = quantise(self.weight)
         self.weight, self.scale = values, scale.t().contiguous()
 
     def rows(self, first: int, end: int) -> "Matrix":

@@ -14,7 +14,7 @@ Legend: N rows, M rows with a pair, Q queries, T tokens in all.
 import numpy as np
 import pyarrow as pa
 
-from actors import packed as batching
+from actors import packed
 from actors.replica.columns import sequences
 from actors.reranker.prompt import RerankEncoded
 
@@ -62,5 +62,5 @@ def encoded_of(table: pa.Table, has_pair_N: np.ndarray) -> RerankEncoded:
 def _lists(ids_T: np.ndarray, lengths_M: np.ndarray, has_N: np.ndarray) -> pa.ListArray:
     lengths_N = np.zeros(len(has_N), dtype=np.int64)
     lengths_N[has_N] = lengths_M
-    offsets = batching.offsets_of(lengths_N).astype(np.int32)
+    offsets = packed.offsets_of(lengths_N).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids_T, pa.int32()), mask=pa.array(~has_N))

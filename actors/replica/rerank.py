@@ -1,6 +1,6 @@
 """The rerank stage as a plain class: a table of tokenised pairs in, the same rows with scores out.
 
-Rows that already carry a reason pass through with null scores. As in embed_actor.py a replica may blame a row for a
+Rows that already carry a reason pass through with null scores. As in embed.py a replica may blame a row for a
 logit that is not finite only while it still gives a finite one for a known pair.
 
 Legend: N rows, M rows to score.
@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from actors.replica.columns import NON_FINITE, set_where
 from actors.replica.pairs import IDS, encoded_of
+from actors.reranker.recipe import scores_of
 from actors.reranker.reranker import Reranker
-from actors.reranker.sigmoid import scores_of
 from actors.spec import ModelSpec, ReplicaBroken
 
 KNOWN_PAIR = ("What is the capital of China?", "The capital of China is Beijing.")  # it passed the check at the start
@@ -29,7 +29,7 @@ class RerankActor:
         self._reranker = self._thread.submit(Reranker, spec).result()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Same rows, same order: the columns of `pair_table` go, `score` and `logit` (float) come last.
+        """Same rows, same order: the columns of pairs.py go, `score` and `logit` (float) come last.
 
         Both are null where `_reason` is set. Rows whose logit is not finite get `_reason` "non_finite" and a
         `_detail`. Raises ReplicaBroken when it is not for the rows' sake, or a pair does not fit the device.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors import packed as batching
+from actors import packed
 from actors.reranker.prompt import RerankEncoded
 
 # The keys of a sequence are copied together for attention. A long query with very short documents would need far more
@@ -27,7 +27,7 @@ KEYS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Layout:
+class PairBatch:
     """The tokens of a micro-batch, and which keys each of its n sequences sees.
 
     Sequence i asks with the next queries_n[i] tokens and sees keys_n[i] tokens, its own among them as the last ones;
@@ -63,7 +63,7 @@ class PairBatches:
         """
         pair_N = self._head_Q[self._query_of_N] + self._tail_N
         if not self._reuse:
-            return batching.plan(pair_N, token_budget)
+            return packed.plan(pair_N, token_budget)
         order_N = np.lexsort((-self._tail_N, self._query_of_N))
         query_N = self._query_of_N[order_N]
         rest_N = self._head_Q[query_N] - self._common
@@ -89,7 +89,7 @@ class PairBatches:
         queries = np.unique(self._query_of_N[rows_m])
         return int(self._common + (self._head_Q[queries] - self._common).sum() + self._tail_N[rows_m].sum())
 
-    def layout(self, rows_m: np.ndarray) -> Layout:
+    def batch(self, rows_m: np.ndarray) -> PairBatch:
         """The micro-batch of these pairs, in this order."""
         query_m = self._query_of_N[rows_m]
         queries, which_m, times = np.unique(query_m, return_inverse=True, return_counts=True)
@@ -117,9 +117,9 @@ class PairBatches:
         seen_head_at_n = np.concatenate([before, own_at_n[head_of_m]])
         keys_n = seen_common_n + seen_head_n + own_n
         nothing_shared = len(keys_n) == len(rows_m)
-        return Layout(
+        return PairBatch(
             ids_T=self._ids[_ranges((head_at_n, from_head_n), (tail_at_n, from_tail_n))],
-            positions_T=batching.ranges(keys_n - own_n, own_n),
+            positions_T=packed.ranges(keys_n - own_n, own_n),
             queries_n=own_n,
             keys_n=keys_n,
             key_rows_K=None
@@ -132,7 +132,7 @@ class PairBatches:
 def _ranges(*parts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The ranges (starts, lengths) of the first row of every part, then of the second, ..., int64."""
     starts, lengths = (np.stack([part[i] for part in parts], axis=1).ravel() for i in (0, 1))
-    return batching.ranges(starts, lengths)
+    return packed.ranges(starts, lengths)
 
 
 def _common(ids: np.ndarray, starts_Q: np.ndarray, lengths_Q: np.ndarray) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors import fake
-from actors import packed as batching
-from actors.reranker.batches import Layout
+from actors import fake, packed
+from actors.reranker.batches import PairBatch
 from actors.reranker.prompt import RerankEncoded
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
@@ -24,7 +23,7 @@ SCALE = 8.0
 NOTHING = np.zeros(0, dtype=np.int32)
 
 
-class FakePrompt:
+class FakeRerankPrompt:
     """The tokenizer: a head is the words of instruction and query, a tail those of the document; an end token closes
     each of them. Same surface as RerankPrompt."""
 
@@ -48,9 +47,9 @@ class FakePrompt:
         tails_T, tails_N, cut_N = self._closed(documents, self.max_tokens - heads_Q[query_of_N])
         return RerankEncoded(
             heads_ids=heads_T,
-            heads_offsets=batching.offsets_of(heads_Q),
+            heads_offsets=packed.offsets_of(heads_Q),
             tails_ids=tails_T,
-            tails_offsets=batching.offsets_of(tails_N),
+            tails_offsets=packed.offsets_of(tails_N),
             query_of=query_of_N,
             truncated=cut_N | cut_Q[query_of_N],
         )
@@ -85,27 +84,27 @@ class FakeRerankModel:
         """Ready at once; takes a token budget if one is given."""
         self.token_budget = token_budget or fake.TOKEN_BUDGET
 
-    def encode(self, layout: Layout) -> np.ndarray:
+    def encode(self, batch: PairBatch) -> np.ndarray:
         """The logits of one micro-batch, float32 [m]."""
         begin = time.perf_counter()
-        logits_m = self.states_and_logits(layout)[1]
+        logits_m = self.states_and_logits(batch)[1]
         if self._tokens_per_second is not None:
-            time.sleep(max(0.0, len(layout.ids_T) / self._tokens_per_second - (time.perf_counter() - begin)))
+            time.sleep(max(0.0, len(batch.ids_T) / self._tokens_per_second - (time.perf_counter() - begin)))
         return logits_m
 
     def to_host(self, pending: np.ndarray) -> np.ndarray:
         """What encode gave."""
         return pending
 
-    def states_and_logits(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
         """As `encode`, with the states, float32 [m, 2 D]. Sums what each pair sees, whoever computed it."""
-        seen_K = layout.ids_T if layout.key_rows_K is None else layout.ids_T[layout.key_rows_K]
-        seen_K = seen_K[len(seen_K) - int(layout.keys_n[-layout.pairs :].sum()) :]
+        seen_K = batch.ids_T if batch.key_rows_K is None else batch.ids_T[batch.key_rows_K]
+        seen_K = seen_K[len(seen_K) - int(batch.keys_n[-batch.pairs :].sum()) :]
         ends = np.flatnonzero(seen_K == fake.END_ID)
-        assert len(ends) == 2 * layout.pairs, "each pair has two parts"
+        assert len(ends) == 2 * batch.pairs, "each pair has two parts"
         starts = np.concatenate([[0], ends[:-1] + 1])
         sums = np.add.reduceat(self._words_VD[seen_K].astype(np.int64), starts, axis=0)
-        return _judged(sums.reshape(layout.pairs, 2, DIMENSIONS))
+        return _judged(sums.reshape(batch.pairs, 2, DIMENSIONS))
 
 
 def _judged(sums_m2D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

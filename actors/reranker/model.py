@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.device import device as devices
 from actors.device import memory
-from actors.device.device import Pending
+from actors.device.auto import resolve_dtype
+from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import attention
 from actors.network.attention import to_device
 from actors.network.qwen3 import Qwen3
 from actors.network.qwen3_weights import Geometry, Weights
-from actors.reranker.batches import KEYS_PER_TOKEN, Layout, PairBatches
+from actors.reranker.batches import KEYS_PER_TOKEN, PairBatch, PairBatches
 from actors.reranker.prompt import RerankEncoded
 from actors.spec import ModelSpec
 
@@ -36,13 +36,13 @@ class RerankModel:
 
     def __init__(self, spec: ModelSpec, folder: Path, geometry: Geometry, direction_H: torch.Tensor) -> None:
         """direction_H: w_yes - w_no, float32."""
-        self.device, self.dtype = devices.prepare(spec), spec.resolve_dtype()
+        self.device, self.dtype = prepare(spec), resolve_dtype(spec)
         self.token_budget = TOKEN_BUDGET_CPU
         self._varlen = self.device.startswith("cuda") and self.dtype != "float32"  # the kernel knows half precision
         if self._varlen:
             attention.varlen_function()
         self.geometry = geometry
-        with devices.explained(self.device, "the weights"):
+        with translated(self.device, "the weights"):
             self._weights = Weights(geometry, self.device, self.dtype)
             self._weights.load(folder)
             self._direction_H = direction_H.to(self.device)
@@ -77,56 +77,54 @@ class RerankModel:
             self.token_budget = memory.token_budget(self._peak_bytes, free, longest)
 
     @torch.inference_mode()
-    def encode(self, layout: Layout) -> Pending:
+    def encode(self, batch: PairBatch) -> Pending:
         """Queues one micro-batch: its logits, float32 [m]; does not wait for them.
 
         Raises DeviceOutOfMemory when it does not fit, ReplicaBroken when the device cannot be used any more.
         """
-        with devices.explained(self.device, _named(layout)):
-            return devices.send_home(self._logits(self._states(layout)))
+        with translated(self.device, _named(batch)):
+            return send_home(self._logits(self._states(batch)))
 
     def to_host(self, pending: Pending) -> np.ndarray:
         """The logits, float32 [m]; waits for them. Raises ReplicaBroken as `encode`."""
-        return devices.to_host(pending, self.device)
+        return to_host(pending, self.device)
 
     @torch.inference_mode()
-    def states_and_logits(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
         """As `encode`, at once, with the last states, float32 [m, H]."""
-        with devices.explained(self.device, _named(layout)):
-            states_mH = self._states(layout)
+        with translated(self.device, _named(batch)):
+            states_mH = self._states(batch)
             return states_mH.cpu().numpy(), self._logits(states_mH).cpu().numpy()
 
-    def _states(self, layout: Layout) -> torch.Tensor:
+    def _states(self, batch: PairBatch) -> torch.Tensor:
         """The last state of every pair, float32 [m, H], on the device."""
         # On CUDA an index out of range would kill the process, and name nothing.
-        assert int(layout.keys_n.max()) <= self.geometry.positions, f"a pair of {layout.keys_n.max()} tokens"
-        assert int(layout.ids_T.max()) < self.geometry.vocabulary, f"id {layout.ids_T.max()} is not of this model"
-        packing = attention.pack_queries(layout.queries_n, layout.keys_n, layout.key_rows_K, self.device, self._varlen)
-        pairs_n = layout.keys_n[-layout.pairs :]
-        rows = None if layout.key_rows_K is None else layout.key_rows_K[-int(pairs_n.sum()) :]
+        assert int(batch.keys_n.max()) <= self.geometry.positions, f"a pair of {batch.keys_n.max()} tokens"
+        assert int(batch.ids_T.max()) < self.geometry.vocabulary, f"id {batch.ids_T.max()} is not of this model"
+        packing = attention.pack_queries(batch.queries_n, batch.keys_n, batch.key_rows_K, self.device, self._varlen)
+        pairs_n = batch.keys_n[-batch.pairs :]
+        rows = None if batch.key_rows_K is None else batch.key_rows_K[-int(pairs_n.sum()) :]
         last = attention.pack_queries(np.ones_like(pairs_n), pairs_n, rows, self.device, self._varlen)
-        last_m = np.cumsum(layout.queries_n)[-layout.pairs :] - 1
-        ids, positions, ends = (
-            to_device(numbers, self.device) for numbers in (layout.ids_T, layout.positions_T, last_m)
-        )
+        last_m = np.cumsum(batch.queries_n)[-batch.pairs :] - 1
+        ids, positions, ends = (to_device(numbers, self.device) for numbers in (batch.ids_T, batch.positions_T, last_m))
         return self._qwen3.last_states(ids, positions, packing, last, ends).float()
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         return states @ self._direction_H
 
     def _peak_bytes(self, tokens: int) -> int:
-        layout = _widest(tokens, self.geometry.vocabulary)
+        batch = _widest(tokens, self.geometry.vocabulary)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        self.to_host(self.encode(layout))
+        self.to_host(self.encode(batch))
         return torch.cuda.max_memory_allocated(self.device) - before
 
 
-def _named(layout: Layout) -> str:
-    return f"a micro-batch ({layout.pairs} pairs, {len(layout.ids_T)} tokens, the longest {layout.keys_n.max()})"
+def _named(batch: PairBatch) -> str:
+    return f"a micro-batch ({batch.pairs} pairs, {len(batch.ids_T)} tokens, the longest {batch.keys_n.max()})"
 
 
-def _widest(tokens: int, vocabulary: int) -> Layout:
+def _widest(tokens: int, vocabulary: int) -> PairBatch:
     """About so many tokens, as the micro-batch that takes most memory: one query, KEYS_PER_TOKEN keys a token."""
     own = 64
     head = (KEYS_PER_TOKEN - 1) * own
@@ -141,4 +139,4 @@ def _widest(tokens: int, vocabulary: int) -> Layout:
         query_of=np.zeros(pairs, dtype=np.int64),
         truncated=np.zeros(pairs, dtype=np.bool_),
     )
-    return PairBatches(encoded, reuse_prefix=True).layout(np.arange(pairs))
+    return PairBatches(encoded, reuse_prefix=True).batch(np.arange(pairs))

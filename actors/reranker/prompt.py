@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from actors import packed as batching
-from actors.checks.published import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_AND_NO
+from actors import packed
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
-from actors.tokenizer.text import TEXTS_PER_CALL, check_digest, check_vocabulary
-from actors.weights import locate as weights
+from actors.tokenizer.qwen_ids import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_AND_NO
+from actors.tokenizer.text import TEXTS_PER_CALL, check_tokenizer_digest, check_vocabulary
+from actors.weights.locate import locate, tokenizer_file
 from actors.weights.modules import read_json
 
 PREFIX = (
@@ -72,11 +72,11 @@ class RerankPrompt:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        folder = weights.locate(spec, tokenizer_only=True)
-        check_digest(spec, folder)
+        folder = locate(spec, tokenizer_only=True)
+        check_tokenizer_digest(spec, folder)
         config = read_json(folder / "config.json")
         self.max_tokens = _max_tokens(spec, int(config["max_position_embeddings"]))
-        self._path = weights.tokenizer_file(folder)
+        self._path = tokenizer_file(folder)
         self._control, self._text = _plain(self._path)
         largest = max(*self._text.reference.get_vocab().values(), *self._control.values())
         check_vocabulary(largest, int(config["vocab_size"]), self._path)
@@ -112,9 +112,9 @@ class RerankPrompt:
         tails_N = np.concatenate([NOTHING, *(lengths for _, lengths, _ in parts)])
         return RerankEncoded(
             heads_ids=heads_ids,
-            heads_offsets=batching.offsets_of(heads_Q),
+            heads_offsets=packed.offsets_of(heads_Q),
             tails_ids=np.concatenate([NOTHING, *(ids for ids, _, _ in parts)]),
-            tails_offsets=batching.offsets_of(tails_N),
+            tails_offsets=packed.offsets_of(tails_N),
             query_of=query_of_N,
             truncated=np.concatenate([NOTHING.astype(np.bool_), *(cut for _, _, cut in parts)]) | cut_Q[query_of_N],
         )

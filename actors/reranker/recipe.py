@@ -1,19 +1,22 @@
-"""What a reranker's scores depend on, and the tokenizer of its pairs: the counterpart of recipe.py."""
+"""What a reranker's scores depend on, how they follow from its logits, and the tokenizer of its pairs: the counterpart
+of embedder/recipe.py.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from actors import fake
-from actors.reranker.fake import FakePrompt
+from actors.device.auto import resolve_dtype
+from actors.reranker.fake import FakeRerankPrompt
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import digest, file_sha256, locate, tokenizer_file
 
 
-def load_prompt(spec: ModelSpec) -> RerankPrompt | FakePrompt:
+def load_prompt(spec: ModelSpec) -> RerankPrompt | FakeRerankPrompt:
     """The tokenizer of the reranker that a spec names. Raises ModelError as RerankPrompt does."""
-    return FakePrompt(spec) if spec.is_fake else RerankPrompt(spec)
+    return FakeRerankPrompt(spec) if spec.is_fake else RerankPrompt(spec)
 
 
 def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
     Hashes the weights (once per process). Raises ModelError when the weights are no reranker's, when max_tokens is
     beyond what the model can do, or when the instruction leaves no room for a query.
     """
-    folder = None if spec.is_fake else weights.locate(spec)
+    folder = None if spec.is_fake else locate(spec)
     if folder is not None:
         from actors.reranker.head import read_config  # torch
 
@@ -30,10 +33,16 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
     prompt = load_prompt(spec)
     prompt.encode(["test"], ["test"], np.zeros(1, dtype=np.int64), instruction)
     return {
-        "weights": weights.digest(folder) if folder else fake.DIGEST,
-        "tokenizer": weights.file_sha256(weights.tokenizer_file(folder)) if folder else fake.DIGEST,
+        "weights": digest(folder) if folder else fake.DIGEST,
+        "tokenizer": file_sha256(tokenizer_file(folder)) if folder else fake.DIGEST,
         "architecture": "qwen3 reranker" if folder else "fake",
         "instruction": instruction if instruction is not None else DEFAULT_INSTRUCTION if folder else "",
         "max_tokens": prompt.max_tokens,
-        "dtype": spec.resolve_dtype(),
+        "dtype": resolve_dtype(spec),
     }
+
+
+def scores_of(logits_N: np.ndarray) -> np.ndarray:
+    """From logits to scores between 0 and 1: the sigmoid, float32 [N]; NaN stays NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0.0, -logits_N.astype(np.float64))).astype(np.float32)  # without overflow

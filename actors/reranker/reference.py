@@ -1,8 +1,8 @@
 """The slow, plain way to the same scores: what `verify` measures the fast way against.
 
-One pair at a time, whole, by transformers' own tokenizer, attention and head. As in reference.py it shares as little as
-possible with the Reranker. Two kinds of pairs the model card's way reads otherwise than we do, on purpose (see
-rerank_prompt.py): those with control tokens in them, and those with a huge query; their ids are ours.
+One pair at a time, whole, by transformers' own tokenizer, attention and head. As in embedder/reference.py it shares as
+little as possible with the Reranker. Two kinds of pairs the model card's way reads otherwise than we do, on purpose
+(see prompt.py): those with control tokens in them, and those with a huge query; their ids are ours.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.network.quiet import quiet_transformers
 from actors.reranker.fake import FakeRerankModel
 from actors.reranker.head import CONVERTED, read_config
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, PREFIX, SUFFIX, RerankEncoded
 from actors.reranker.recipe import load_prompt
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 
 
 class RerankReference:
@@ -27,7 +28,7 @@ class RerankReference:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._prompt: Any = load_prompt(spec)
-        self._device = spec.resolve_device()
+        self._device = resolve_device(spec)
         self._fake = FakeRerankModel(spec) if spec.is_fake else None
         if self._fake is None:
             self._load(spec)
@@ -40,9 +41,9 @@ class RerankReference:
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-        folder = weights.locate(spec)
+        folder = locate(spec)
         converted = CONVERTED in (read_config(folder).get("architectures") or ())
-        dtype = spec.resolve_dtype()
+        dtype = resolve_dtype(spec)
         with quiet_transformers():
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = (AutoModelForSequenceClassification if converted else AutoModelForCausalLM).from_pretrained(

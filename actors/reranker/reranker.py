@@ -10,23 +10,22 @@ Legend: N pairs, Q queries, m pairs of a micro-batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from actors.checks import goldens
-from actors.device import double_buffered as in_turn
-from actors.embedder.embedder import check_digest
+from actors.device.double_buffered import double_buffered
 from actors.network.qwen3_weights import Geometry
-from actors.reranker import selfcheck as rerank_check
-from actors.reranker.batches import PairBatches
-from actors.reranker.fake import FakePrompt, FakeRerankModel
+from actors.reranker import selfcheck
+from actors.reranker.batches import PairBatch, PairBatches
+from actors.reranker.fake import FakeRerankModel, FakeRerankPrompt
 from actors.reranker.head import head_direction, read_config
 from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded, RerankPrompt
-from actors.reranker.sigmoid import scores_of
+from actors.reranker.recipe import scores_of
 from actors.spec import ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import check_digest, locate
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,35 @@ class Ranked:
     logit: float
 
 
+class Model(Protocol):
+    """What runs micro-batches: actors/reranker/model.py says what each part does."""
+
+    dtype: str
+    token_budget: int
+
+    def reference(self, ids_T: np.ndarray) -> tuple[np.ndarray, float]: ...
+
+    def start(self, token_budget: int | None, longest: int) -> None: ...
+
+    def encode(self, batch: PairBatch) -> Any: ...
+
+    def to_host(self, pending: Any) -> np.ndarray: ...
+
+    def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]:
+    """The prompt and the model that run this spec: the one place where real and fake are told apart."""
+    folder = None if spec.is_fake else locate(spec)
+    check_digest(spec, folder)
+    if folder is None:
+        return FakeRerankPrompt(spec), FakeRerankModel(spec)
+    config = read_config(folder)
+    prompt = RerankPrompt(spec)
+    direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
+    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
+
+
 class Reranker:
     """A loaded reranker that has shown, on a few pairs, that it gives the reference's scores in every layout.
 
@@ -64,15 +92,15 @@ class Reranker:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._prompt, self._model = _load(spec)
-        checked = rerank_check.check_pairs(self._prompt.encode)
+        self._prompt, self._model = load_model(spec)
+        checked = selfcheck.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)
-        alone = [pairs.layout(np.array([i])) for i in range(len(checked.query_of))]
-        reference = [self._model.reference(layout.ids_T) for layout in alone]
+        alone = [pairs.batch(np.array([i])) for i in range(len(checked.query_of))]
+        reference = [self._model.reference(batch.ids_T) for batch in alone]
         self._model.start(spec.token_budget, self._prompt.max_tokens)
         self.token_budget = self._model.token_budget
-        self.comparisons = rerank_check.compare(checked, reference, self._one_micro_batch)
-        rerank_check.check(self.comparisons, self._model.dtype)
+        self.comparisons = selfcheck.compare(checked, reference, self._one_micro_batch)
+        selfcheck.check(self.comparisons, self._model.dtype)
         if published := goldens.hub_id(spec, "rerank"):
             goldens.check_reranker(self, published, self._model.dtype)
 
@@ -119,25 +147,13 @@ class Reranker:
         def too_large(rows_m: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, batches.tokens(rows_m) // 2))
 
-        in_turn.run(
+        double_buffered(
             batches=batches.plan(self.token_budget),
-            send=lambda rows_m: self._model.encode(batches.layout(rows_m)),
+            send=lambda rows_m: self._model.encode(batches.batch(rows_m)),
             receive=receive,
             too_large=too_large,
         )
         return np.where(np.isfinite(logits_N), logits_N, np.float32(np.nan))
 
     def _one_micro_batch(self, batches: PairBatches, rows_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._model.states_and_logits(batches.layout(rows_m))
-
-
-def _load(spec: ModelSpec) -> tuple[Any, Any]:
-    """Prompt and model of a spec: the one place where real and fake are told apart."""
-    folder = None if spec.is_fake else weights.locate(spec)
-    check_digest(spec, folder)
-    if folder is None:
-        return FakePrompt(spec), FakeRerankModel(spec)
-    config = read_config(folder)
-    prompt = RerankPrompt(spec)
-    direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
-    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
+        return self._model.states_and_logits(batches.batch(rows_m))

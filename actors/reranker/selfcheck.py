@@ -8,12 +8,12 @@ Legend: N pairs, H hidden size.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from actors import packed as batching
-from actors.checks.layouts import COPIES, LEAST_COSINE, LEAST_COSINE_OF_LAYOUTS, cosine
+from actors import packed
+from actors.checks.layouts import COPIES, LEAST_COSINE, LOGIT_TOLERANCE, Comparison, cosine
 from actors.reranker.batches import PairBatches
 from actors.reranker.prompt import RerankEncoded
 from actors.spec import ModelError
@@ -32,27 +32,8 @@ QUERY_OF = (0, 0, 0, 1, 1, 2)
 DOCUMENT_OF = (0, 1, 2, 1, 4, 3)
 SAME_LENGTH = (0, 1)  # the tail of the second is cut to the length of the first
 
-# The most a logit may be off. float32: rounding alone; 1e-5 was measured. Half precision: Qwen3-Reranker-0.6B's
-# published bfloat16 logit is 0.03 off its float32 one, and computing the head in bfloat16 too costs 0.335 (which this
-# layer does not do), so beyond 0.35 it is no longer rounding.
-LOGIT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.35, "float16": 0.35, "float8": 2.0}
-
 # (pairs, a way to lay them out, which rows of them) -> last states [n, H] and logits [n]
 Score = Callable[[PairBatches, np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class RerankComparison:
-    """One layout: the least cosine of a state and the largest error of a logit, against the plain reference and
-    against the same pair alone; worst is the pair whose logit is furthest off.
-    """
-
-    layout: str
-    cosine: float
-    cosine_to_alone: float
-    logit_error: float
-    logit_error_to_alone: float
-    worst: int
 
 
 def check_pairs(encode: Callable[[Sequence[str], Sequence[str], np.ndarray], RerankEncoded]) -> RerankEncoded:
@@ -64,14 +45,12 @@ def check_pairs(encode: Callable[[Sequence[str], Sequence[str], np.ndarray], Rer
     lengths_N[cut] = min(lengths_N[cut], lengths_N[kept])  # its last ids, with the suffix
     return replace(
         whole,
-        tails_ids=whole.tails_ids[batching.ranges(ends_N - lengths_N, lengths_N)],
-        tails_offsets=batching.offsets_of(lengths_N),
+        tails_ids=whole.tails_ids[packed.ranges(ends_N - lengths_N, lengths_N)],
+        tails_offsets=packed.offsets_of(lengths_N),
     )
 
 
-def compare(
-    encoded: RerankEncoded, reference: Sequence[tuple[np.ndarray, float]], score: Score
-) -> list[RerankComparison]:
+def compare(encoded: RerankEncoded, reference: Sequence[tuple[np.ndarray, float]], score: Score) -> list[Comparison]:
     """Every layout against the reference's (last state [H], logit) of each pair. score runs exactly one micro-batch."""
     states_NH = np.stack([state_H for state_H, _ in reference])
     logits_N = np.array([logit for _, logit in reference])
@@ -92,7 +71,7 @@ def compare(
             alone = states, logits
         errors = np.abs(logits - logits_N[rows])
         found.append(
-            RerankComparison(
+            Comparison(
                 layout=name,
                 cosine=float(cosine(states, states_NH[rows]).min()),
                 cosine_to_alone=float(cosine(states, alone[0][rows]).min()),
@@ -104,24 +83,24 @@ def compare(
     return found
 
 
-def check(comparisons: Sequence[RerankComparison], dtype: str) -> None:
+def check(comparisons: Sequence[Comparison], dtype: str) -> None:
     """Raises ModelError naming the first layout whose states or logits differ too much for the dtype, or are NaN."""
+    most = LOGIT_TOLERANCE[dtype]
     for c in comparisons:
-        problem = None
-        if not c.logit_error <= LOGIT_TOLERANCE[dtype]:
-            problem = f"the logit is {c.logit_error:.4f} off the plain reference, {LOGIT_TOLERANCE[dtype]} is allowed"
-        elif not c.cosine >= LEAST_COSINE[dtype]:
-            problem = f"a state has cosine {c.cosine:.5f} to the plain reference, {LEAST_COSINE[dtype]} is the least"
-        elif not c.logit_error_to_alone <= LOGIT_TOLERANCE[dtype]:
-            problem = f"neighbours change a logit by {c.logit_error_to_alone:.4f}, {LOGIT_TOLERANCE[dtype]} is allowed"
-        elif not c.cosine_to_alone >= LEAST_COSINE_OF_LAYOUTS[dtype]:
-            problem = f"neighbours turn a state to cosine {c.cosine_to_alone:.5f} of what it is alone"
-        if problem:
-            raise ModelError(
-                f"this reranker computes wrong scores in {dtype}: {_named(c.worst)}, {c.layout}: {problem}. It was "
-                "not used. Check the versions of torch, transformers and the driver of its device against those that "
-                "vectormill is tested with"
-            )
+        failure = c.failure(dtype)
+        if failure is None:
+            continue
+        problem = {
+            "logit_error": f"the logit is {c.logit_error:.4f} off the plain reference, {most} is allowed",
+            "cosine": f"a state has cosine {c.cosine:.5f} to the plain reference, {LEAST_COSINE[dtype]} is the least",
+            "logit_error_to_alone": f"neighbours change a logit by {c.logit_error_to_alone:.4f}, {most} is allowed",
+            "cosine_to_alone": f"neighbours turn a state to cosine {c.cosine_to_alone:.5f} of what it is alone",
+        }[failure]
+        raise ModelError(
+            f"this reranker computes wrong scores in {dtype}: {_named(c.worst)}, {c.layout}: {problem}. It was "
+            "not used. Check the versions of torch, transformers and the driver of its device against those that "
+            "vectormill is tested with"
+        )
 
 
 def _named(pair: int) -> str:

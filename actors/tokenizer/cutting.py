@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from actors import packed as batching
+from actors import packed
 
 # N texts -> their ids int32 [T], without special tokens, and lengths int64 [N]
 Content = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -44,8 +44,8 @@ def around(
     ids_T = np.empty(int(lengths_N.sum()), dtype=np.int32)
     ids_T[(starts_N[:, None] + np.arange(len(prefix))).ravel()] = np.tile(prefix, len(kept_N))
     ids_T[(ends_N[:, None] - len(suffix) + np.arange(len(suffix))).ravel()] = np.tile(suffix, len(kept_N))
-    source = batching.ranges(np.cumsum(content_N) - content_N, kept_N)
-    ids_T[batching.ranges(starts_N + len(prefix), kept_N)] = content_T[source]
+    source = packed.ranges(np.cumsum(content_N) - content_N, kept_N)
+    ids_T[packed.ranges(starts_N + len(prefix), kept_N)] = content_T[source]
     return ids_T, lengths_N
 
 

@@ -18,13 +18,12 @@ from typing import Protocol
 
 import numpy as np
 
-from actors import fake
-from actors import packed as batching
-from actors.checks.published import END_OF_TEXT, TOKEN_IDS
+from actors import fake, packed
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import Content
+from actors.tokenizer.qwen_ids import END_OF_TEXT, TOKEN_IDS
 from actors.weights.locate import file_sha256, tokenizer_file
 from actors.weights.recipe import resolve
 
@@ -63,7 +62,7 @@ class TextTokenizer:
 
     def __init__(self, spec: ModelSpec) -> None:
         resolved = resolve(spec, with_weights=False)
-        check_digest(spec, resolved.folder)
+        check_tokenizer_digest(spec, resolved.folder)
         self.max_tokens = resolved.max_tokens
         self._document_prompt = resolved.document_prompt
         self._query_prompt = resolved.recipe.query_prompt
@@ -114,7 +113,7 @@ class TextTokenizer:
         lengths_N = np.concatenate([none, *(lengths for _, lengths, _ in parts)])
         return Encoded(
             ids=np.concatenate([none.astype(np.int32), *(ids for ids, _, _ in parts)]),
-            offsets=batching.offsets_of(lengths_N),
+            offsets=packed.offsets_of(lengths_N),
             truncated=np.concatenate([none.astype(np.bool_), *(cut for _, _, cut in parts)]),
         )
 
@@ -193,7 +192,7 @@ def check_vocabulary(largest: int, vocabulary: int, path: Path) -> None:
         )
 
 
-def check_digest(spec: ModelSpec, folder: Path | None) -> None:
+def check_tokenizer_digest(spec: ModelSpec, folder: Path | None) -> None:
     """Raises ModelError when the folder's tokenizer.json (None: the fake's) is not the one that the spec expects."""
     # Texts are tokenised on other machines than the weights run on: one stale copy there would go unseen.
     if spec.tokenizer_digest is None:

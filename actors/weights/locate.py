@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from actors import fake
 from actors.spec import ModelError, ModelSpec
 from actors.weights import cache, fetch
 
@@ -73,6 +74,19 @@ def digest(folder: Path) -> str:
             (str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for path, s in zip(files, stats, strict=True)
         )
     )
+
+
+def check_digest(spec: ModelSpec, folder: Path | None) -> None:
+    """Raises ModelError when the weights in `folder` (None: the fake's) are not those of spec.digest."""
+    if spec.digest is None:
+        return
+    found = digest(folder) if folder else fake.DIGEST
+    if found != spec.digest:
+        raise ModelError(
+            f"the weights of {spec.weights!r} on this machine ({folder}) have digest {found[:16]}..., but "
+            f"{spec.digest[:16]}... was expected: they are another version. Put the right ones there, or remove the "
+            "stale copy"
+        )
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,8 +12,8 @@ from typing import Any
 
 from actors import fake
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
 from actors.weights import modules
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
 
 SUPPORTED = ("bert", "modernbert", "qwen3", "roberta", "xlm-roberta")
@@ -102,7 +102,7 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
     with_weights False: for those who only tokenise; of remote weights the small files are fetched.
     Raises ModelError when one of them is beyond what the model can do, naming both numbers.
     """
-    folder = None if spec.is_fake else weights.locate(spec, tokenizer_only=not with_weights)
+    folder = None if spec.is_fake else locate(spec, tokenizer_only=not with_weights)
     recipe = load_recipe(folder) if folder else fake_recipe()
     if spec.dtype == "float8" and recipe.architecture not in WITH_FLOAT8:
         raise ModelError(
@@ -119,30 +119,8 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
     return Resolved(folder, recipe, prompt, dimensions, max_tokens)
 
 
-def identity(spec: ModelSpec) -> dict[str, Any]:
-    """All that changes a vector, readable and ready for JSON. Two specs with equal identities give equal vectors.
-
-    Hashes the weights (once per process). Imports torch only for dtype "auto", unless the device is CUDA.
-    Raises ModelError as `weights.locate`, `load_recipe` and `resolve` do.
-    """
-    resolved = resolve(spec)
-    recipe, folder = resolved.recipe, resolved.folder
-    return {
-        "weights": weights.digest(folder) if folder else fake.DIGEST,
-        "tokenizer": weights.file_sha256(weights.tokenizer_file(folder)) if folder else fake.DIGEST,
-        "architecture": recipe.architecture,
-        "pooling": recipe.pooling,
-        "prompt": resolved.document_prompt,
-        "dimensions": resolved.dimensions,
-        "normalise": recipe.normalise,
-        "max_tokens": resolved.max_tokens,
-        "dtype": spec.resolve_dtype(),
-        "lower_case": recipe.lower_case,
-    }
-
-
 def fake_recipe() -> Recipe:
-    """The recipe of the fake model; see actors/fake.py."""
+    """The recipe of the fake model; see actors/embedder/fake.py."""
     return Recipe(
         architecture="fake",
         pooling="mean",

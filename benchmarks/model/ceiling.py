@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from actors.network.kernels import plain as kernels
+from actors.network.kernels.plain import quantise
 
 SIZE_CUDA, SIZE_CPU = 8192, 1024
 BURST = 10
@@ -78,7 +78,7 @@ def _product(device: str, dtype: str, size: int) -> Callable[[], Any]:
     if dtype != "float8":
         out = torch.empty_like(x)
         return lambda: torch.mm(x, w.t(), out=out)
-    x8, w8 = kernels.quantise(x), kernels.quantise(w)
+    x8, w8 = quantise(x), quantise(w)
     scale = w8.scale.t().contiguous()
     return lambda: torch._scaled_mm(
         x8.values,

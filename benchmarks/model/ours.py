@@ -1,4 +1,4 @@
-"""Our own path, as a job runs it: TextTokenizer, Embedder, Encoder; watched from outside.
+"""Our own path, as a job runs it: TextTokenizer, Embedder, EmbedModel; watched from outside.
 
 Legend: N texts, T tokens in all.
 """
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import packed as batching
+from actors import packed
+from actors.device.auto import resolve_device
 from actors.embedder.embedder import Embedder, Model
-from actors.embedder.encoder import Encoder
+from actors.embedder.model import EmbedModel
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
 from actors.weights.recipe import Resolved
@@ -78,10 +79,10 @@ class Ours:
 
     def __init__(self, subject: Subject, spec: ModelSpec) -> None:
         self._watched: Watched | None = None
-        on_cuda = spec.resolve_device().startswith("cuda")
+        on_cuda = resolve_device(spec).startswith("cuda")
 
         def load(spec: ModelSpec, resolved: Resolved) -> Model:
-            self._watched = Watched(Encoder(spec, resolved, subject.network), on_cuda)
+            self._watched = Watched(EmbedModel(spec, resolved, subject.network), on_cuda)
             return self._watched
 
         self.embedder = Embedder(spec, load)
@@ -143,5 +144,5 @@ class Ours:
 def part_of(encoded: Encoded, step: int) -> Encoded:
     """Every step-th text."""
     rows = np.arange(0, len(encoded.truncated), step)
-    ids, lengths = batching.gather(encoded.ids, encoded.offsets, rows)
-    return Encoded(ids, batching.offsets_of(lengths), encoded.truncated[rows])
+    ids, lengths = packed.gather(encoded.ids, encoded.offsets, rows)
+    return Encoded(ids, packed.offsets_of(lengths), encoded.truncated[rows])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from actors import packed as batching
+from actors import packed
 from actors.network import attention
 from actors.tokenizer.text import Encoded
 from benchmarks.model.measure import Done
@@ -80,7 +80,7 @@ def padded_batches(lengths_N: np.ndarray, token_budget: int) -> list[np.ndarray]
 
 def padded(encoded: Encoded, rows_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ids and mask of the rows, int64 [n, L], padded on the right with 0."""
-    flat, lengths_n = batching.gather(encoded.ids, encoded.offsets, rows_n)
+    flat, lengths_n = packed.gather(encoded.ids, encoded.offsets, rows_n)
     mask_nL = np.arange(int(lengths_n.max()))[None, :] < lengths_n[:, None]
     ids_nL = np.zeros(mask_nL.shape, dtype=np.int64)
     ids_nL[mask_nL] = flat

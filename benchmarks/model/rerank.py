@@ -23,11 +23,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from actors import packed as batching
+from actors import packed
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.device.device import Pending
 from actors.network import attention
 from actors.network.qwen3_weights import Geometry, Weights
-from actors.reranker.batches import Layout, PairBatches
+from actors.reranker.batches import PairBatch, PairBatches
 from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded
 from actors.reranker.reranker import Reranker
@@ -50,9 +51,9 @@ class Counting(RerankModel):
 
     tokens = 0
 
-    def encode(self, layout: Layout) -> Pending:
-        self.tokens += len(layout.ids_T)
-        return super().encode(layout)
+    def encode(self, batch: PairBatch) -> Pending:
+        self.tokens += len(batch.ids_T)
+        return super().encode(batch)
 
 
 class RandomReranker(Reranker):
@@ -87,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
             "--task rerank takes a Qwen3 of the known sizes with random weights, and no --tokenizer or --path"
         )
     spec = ModelSpec("random", device=options.device, dtype=options.dtype, threads=options.threads)
-    device, dtype = spec.resolve_device(), spec.resolve_dtype()
+    device, dtype = resolve_device(spec), resolve_dtype(spec)
     machine = report.machine(device)
     ours = RandomReranker(spec, Geometry.of(config), options.seed)
     model = ours.weights.reference() if options.peers else None
@@ -156,9 +157,9 @@ def made_up(options: Options, vocabulary: int) -> RerankEncoded:
     heads = [np.concatenate([common, rng.integers(FIRST_ID, vocabulary, rest)]) for rest in rests_Q]
     return RerankEncoded(
         heads_ids=np.concatenate(heads).astype(np.int32),
-        heads_offsets=batching.offsets_of(rests_Q + COMMON),
+        heads_offsets=packed.offsets_of(rests_Q + COMMON),
         tails_ids=rng.integers(FIRST_ID, vocabulary, int(tails_N.sum())).astype(np.int32),
-        tails_offsets=batching.offsets_of(tails_N),
+        tails_offsets=packed.offsets_of(tails_N),
         query_of=np.arange(len(tails_N)) // DOCUMENTS_A_QUERY,
         truncated=np.zeros(len(tails_N), dtype=np.bool_),
     )
@@ -194,7 +195,7 @@ class Padded:
         logits_N = np.empty(len(lengths_N), dtype=np.float32)
         for start in range(0, len(order_N), BATCH):
             rows_n = order_N[start : start + BATCH]
-            logits_N[rows_n] = self._batch(pairs.layout(rows_n).ids_T, lengths_N[rows_n])
+            logits_N[rows_n] = self._batch(pairs.batch(rows_n).ids_T, lengths_N[rows_n])
         return Done(logits_N[:, None], self._counted.tokens)
 
     def _batch(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.device.auto import resolve_device, resolve_dtype
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
 from benchmarks.model import ceiling, measure, padded, peers, report, subjects, texts
@@ -57,7 +58,7 @@ def run(options: Options, ceilings: Sequence[Ceiling] | None = None) -> dict[str
 
 def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> dict[str, Any]:
     subject, spec = _load(options, folder)
-    device, dtype = spec.resolve_device(), spec.resolve_dtype()
+    device, dtype = resolve_device(spec), resolve_dtype(spec)
     machine = report.machine(device)
     # Taken before ours starts, which may turn the weights into 8 bits.
     peer_model = subject.peer_model() if options.peers else None
@@ -92,7 +93,7 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
 def _load(options: Options, folder: Path) -> tuple[Subject, ModelSpec]:
     """The subject, and the spec that runs it: no prompt, cut to the mix's most or to what the model can take."""
     asked = ModelSpec(options.model, device=options.device, dtype=options.dtype, threads=options.threads)
-    device, dtype = asked.resolve_device(), asked.resolve_dtype()
+    device, dtype = resolve_device(asked), resolve_dtype(asked)
     own = folder / "model"
     own.mkdir()
     wanted = Wanted(options.model, device, dtype, options.tokenizer, options.path, options.seed)

@@ -23,7 +23,7 @@ from actors.network.network import Network, Qwen3Network, TransformersNetwork
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3_weights import RANDOM_STD, Geometry, Weights, unsupported
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
+from actors.weights.locate import locate, tokenizer_file
 from actors.weights.recipe import Recipe, load_recipe
 from benchmarks.model import texts
 
@@ -83,7 +83,7 @@ RANDOM = {
 
 @dataclass
 class Subject:
-    """A model to measure. network: None = the Encoder loads it from the folder, as in a job.
+    """A model to measure. network: None = the EmbedModel loads it from the folder, as in a job.
 
     peer_model() gives transformers' own model with the same weights, SDPA attention; to be called before `start`.
     """
@@ -116,13 +116,13 @@ class Wanted:
 def load(wanted: Wanted, folder: Path) -> Subject:
     """The model, on its device. `folder` takes the few files that a model with random weights needs.
 
-    Raises ModelError as actors.weights.locate does, and for a tokenizer that does not fit.
+    Raises ModelError as `locate` of actors.weights.locate does, and for a tokenizer that does not fit.
     """
     random = wanted.model in RANDOM
     if random:
         _write_folder(folder, RANDOM[wanted.model], wanted.tokenizer)
     else:
-        folder = weights.locate(ModelSpec(wanted.model))
+        folder = locate(ModelSpec(wanted.model))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     recipe = load_recipe(folder)
     network: Network | None = None
@@ -207,13 +207,13 @@ def _write_folder(folder: Path, config: dict[str, Any], tokenizer: str | None) -
         copy_tokenizer(Path(tokenizer).expanduser(), folder)
     pooling = "lasttoken" if qwen3 else "mean" if config["num_hidden_layers"] == 6 else "cls"
     write_modules(folder, pooling, normalise=True)
-    # actors.weights.locate takes no folder without such a file.
+    # `locate` takes no folder without such a file.
     save_file({"nothing": torch.ones(1)}, folder / "model.safetensors")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Raises ModelError when there is no tokenizer.json."""
-    weights.tokenizer_file(source)
+    tokenizer_file(source)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.checks import layouts as selfcheck
+from actors.embedder import selfcheck
 from actors.tokenizer.text import TextTokenizer
 
 SPREAD = 0.8  # standard deviation of the logarithm of the lengths

@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.checks import goldens
-from actors.checks.published import DOCUMENTS, QUERIES, Published
+from actors.checks.published import Published
+from actors.device.auto import resolve_dtype
 from actors.doctor import inspection
 from actors.spec import ModelError, ModelSpec
-from actors.weights import locate as weights
+from actors.tokenizer.qwen_ids import DOCUMENTS, QUERIES
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
 from pipelines.cli import terminal
 from pipelines.cli.display import Display
@@ -98,7 +100,7 @@ def published(spec: ModelSpec, task: str) -> Published | None:
     """The published numbers of these weights; None if there are none."""
     if spec.is_fake:
         return None
-    place = weights.locate(spec)
+    place = locate(spec)
     found = goldens.identify(spec.weights, read_json(place / "config.json"), task)
     return None if found is None or inspection.is_untrained(place) else found
 
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if judge is not None:
                 known = published(judge, "rerank")
                 got = goldens.logits_or_scores(searcher.reranker, known.goldens) if known else []
-                more = goldens.judge(known.goldens, got, judge.resolve_dtype()) if known else []
+                more = goldens.judge(known.goldens, got, resolve_dtype(judge)) if known else []
                 _show_goldens(console, known, more, "to rerank")
                 results += more
     except (VectormillError, ModelError) as bad:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from actors.device.auto import resolve_device
 from actors.spec import ModelSpec
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.engine.inline import InlineExecutor
@@ -18,7 +19,7 @@ from pipelines.errors import ConfigError
 def open_executor(job: JobConfig) -> Iterator[Executor]:
     """Until the block ends."""
     if job.run.engine == "inline":
-        with_gpu = job.run.device != "cpu" and ModelSpec(job.model.weights).resolve_device() == "cuda"
+        with_gpu = job.run.device != "cpu" and resolve_device(ModelSpec(job.model.weights)) == "cuda"
         executor: Executor = InlineExecutor(gpus=int(with_gpu))
     else:
         # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and

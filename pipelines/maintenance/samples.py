@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.checks.check import Check
 from pipelines.run.prepare import Prepared
 from pipelines.table.table import LanceTable
 from pipelines.tasks.task import Drawn, JobTask, Record
@@ -19,15 +19,6 @@ from pipelines.units import single_row
 
 UNSEEN_REASONS = ("duplicate_id", "non_finite", "crashes_worker", "hangs_worker")  # not seen by reading one row alone
 PLACE = ("_shard", "_row", "_chunk")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing proved or doubted. `found` is what was seen, in words."""
-
-    name: str
-    ok: bool
-    found: str
 
 
 def sample_again(table: LanceTable, prepared: Prepared, task: JobTask, size: int, chance: np.random.Generator) -> Check:

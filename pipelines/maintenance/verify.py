@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from actors.checks.check import Check
 from pipelines.config import JobConfig
 from pipelines.engine.open import open_executor
 from pipelines.engine.stage import Executor
-from pipelines.maintenance.samples import Check, bad_sample, sample_again
+from pipelines.maintenance.samples import bad_sample, sample_again
 from pipelines.maintenance.scan import Scan, scan
 from pipelines.progress import Progress
 from pipelines.run.certificate import PAIRS, Certificate, account, differences, parse

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
 from pipelines.config import JobConfig
@@ -104,7 +105,7 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
         s3=job.storage.for_weights(),
         force_float16=force_float16,
     )
-    return replace(spec, dtype=spec.resolve_dtype())
+    return replace(spec, dtype=resolve_dtype(spec))
 
 
 def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:

@@ -19,7 +19,7 @@ def query_embedder(metadata: TableMetadata, location: str, storage: StorageConfi
 
     Raises TableError when other weights than the table's are now where they were, ModelError when there are none."""
     from actors.embedder.embedder import Embedder  # torch: only when a query must be embedded
-    from actors.weights.recipe import identity
+    from actors.embedder.recipe import identity
 
     known, model = metadata.identity, metadata.model
     spec = ModelSpec(

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.replica.columns import set_where
-from actors.reranker import recipe as rerank_recipe
+from actors.reranker import recipe
 from actors.spec import ModelError, ModelSpec
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
 from pipelines.errors import VectormillError
@@ -92,7 +92,7 @@ class SearchTask:
         facts: dict[str, Any] = {"task": self.name, "dtype": spec.dtype, "reranker": None}
         asked = searched.metadata.model["query_instruction"] if query.instruction is None else query.instruction
         if self.reranker is not None:
-            known = rerank_recipe.identity(spec, asked or None)
+            known = recipe.identity(spec, asked or None)
             spec = replace(
                 spec,
                 max_tokens=known["max_tokens"],

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.embedder import recipe
 from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import recipe
 from pipelines.config import ChunkingConfig, JobConfig
 from pipelines.engine.stage import Stage, StageFunction
 from pipelines.errors import ConfigError
@@ -93,11 +93,11 @@ class EmbedTask:
         return Soundness(name, what, "lengths", partial(_lengths, unit_length=unit_length))
 
     def again(self, drawn: Drawn, spec: ModelSpec, metadata: TableMetadata) -> Again:
-        from actors.embedder.reference import Reference  # torch
+        from actors.embedder.reference import EmbedReference  # torch
 
         texts = [row["text"][0].as_py() or "" for row in drawn.rows]
         cut = [text[r["_start"] : r["_end"]] for text, r in zip(texts, drawn.records, strict=True)]
-        vectors_ND = Reference(spec).embed(cut)
+        vectors_ND = EmbedReference(spec).embed(cut)
         stored_ND = np.array([r[VECTOR] for r in drawn.records], np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector or one of NaN has no cosine: not alike
             lengths_N, wanted_N = np.linalg.norm(stored_ND, axis=1), np.linalg.norm(vectors_ND, axis=1)

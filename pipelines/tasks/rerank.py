@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from actors.checks.layouts import LOGIT_TOLERANCE
 from actors.replica.pairs import with_ids
 from actors.reranker import recipe
 from actors.reranker.prompt import RerankEncoded, RerankPrompt
-from actors.reranker.selfcheck import LOGIT_TOLERANCE
-from actors.reranker.sigmoid import scores_of
+from actors.reranker.recipe import scores_of
 from actors.spec import ModelSpec
 from pipelines.config import DOCUMENT, QUERY, JobConfig
 from pipelines.engine.stage import Stage, StageFunction

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import packed as batching
+from actors import packed
 
 lengths = st.lists(st.integers(1, 300), max_size=60).map(lambda found: np.array(found, dtype=np.int64))
 
@@ -14,7 +14,7 @@ lengths = st.lists(st.integers(1, 300), max_size=60).map(lambda found: np.array(
 @settings(max_examples=200, deadline=None)
 @given(lengths, st.integers(1, 500))
 def test_plan(lengths_N: np.ndarray, budget: int) -> None:
-    plan = batching.plan(lengths_N, budget)
+    plan = packed.plan(lengths_N, budget)
     assert sorted(i for rows in plan for i in rows.tolist()) == list(range(len(lengths_N)))
     for rows in plan:
         assert len(rows) == 1 or lengths_N[rows].sum() <= budget
@@ -27,10 +27,10 @@ def test_plan(lengths_N: np.ndarray, budget: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(lengths, st.randoms())
 def test_gather(lengths_N: np.ndarray, random) -> None:
-    offsets = batching.offsets_of(lengths_N)
+    offsets = packed.offsets_of(lengths_N)
     ids = np.arange(offsets[-1], dtype=np.int32)
     rows = np.array(random.sample(range(len(lengths_N)), len(lengths_N) // 2), dtype=np.int64)
-    found, found_lengths = batching.gather(ids, offsets, rows)
+    found, found_lengths = packed.gather(ids, offsets, rows)
     wanted = [ids[offsets[i] : offsets[i + 1]] for i in rows]
     assert found_lengths.tolist() == [len(part) for part in wanted]
     assert found.tolist() == [i for part in wanted for i in part.tolist()]

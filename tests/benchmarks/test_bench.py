@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from actors import packed as batching
+from actors import packed
 from actors.network.qwen3_weights import Weights
 from actors.tokenizer.text import Encoded
 from benchmarks.model import ceiling, measure, padded, peers, subjects, texts
-from benchmarks.model import run as bench
 from benchmarks.model.__main__ import main
 from benchmarks.model.ceiling import Ceiling
 from benchmarks.model.flops import Shape
@@ -21,6 +20,7 @@ from benchmarks.model.measure import Done, Way
 from benchmarks.model.options import Options
 from benchmarks.model.ours import Ours
 from benchmarks.model.report import utilisation
+from benchmarks.model.run import _load, _work, run
 from benchmarks.model.subjects import Wanted
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def small(**given):
 def encoded_of(lengths, vocabulary=500):
     lengths = np.array(lengths)
     ids = np.random.default_rng(0).integers(3, vocabulary, int(lengths.sum())).astype(np.int32)
-    return Encoded(ids, batching.offsets_of(lengths), np.zeros(len(lengths), dtype=bool))
+    return Encoded(ids, packed.offsets_of(lengths), np.zeros(len(lengths), dtype=bool))
 
 
 # ---------------------------------------------------------------------- the whole command
@@ -107,12 +107,12 @@ def test_a_peer_with_other_weights_shows(monkeypatch):
         return subject
 
     monkeypatch.setattr(subjects, "load", spoilt)
-    found = bench.run(small(rounds=1, peers=("transformers",)), CEILINGS)
+    found = run(small(rounds=1, peers=("transformers",)), CEILINGS)
     assert found["peers"]["transformers"]["least_cosine"] < 0.999
 
 
 def test_real_weights_and_real_words():
-    found = bench.run(small(model="bundled", tokens=700, rounds=1, peers=("transformers", "st")), CEILINGS)
+    found = run(small(model="bundled", tokens=700, rounds=1, peers=("transformers", "st")), CEILINGS)
     wanted = texts.lengths(texts.MIXES["short"], 700, 2, 0).sum()
     assert found["weights"] == "real"
     assert 0.95 * wanted < found["work"]["tokens"] <= wanted  # a text ends with a whole word
@@ -175,12 +175,12 @@ def test_the_peers_model_has_the_same_memory(tmp_path):
 
 
 def test_8_bits_is_compared_with_what_the_weights_were(tmp_path):
-    found = bench.run(small(dtype="float8", rounds=1, peers=("transformers",)), CEILINGS)
+    found = run(small(dtype="float8", rounds=1, peers=("transformers",)), CEILINGS)
     assert 0.99 < found["peers"]["transformers"]["least_cosine"] < 0.99999
 
 
 def test_the_generic_path_is_another_one_to_the_same_vectors():
-    found = bench.run(small(path="generic", rounds=1, peers=("transformers",)), CEILINGS)
+    found = run(small(path="generic", rounds=1, peers=("transformers",)), CEILINGS)
     assert found["peers"]["transformers"]["least_cosine"] > 0.999999
     assert found["settings"]["path"] == "generic"
 
@@ -208,8 +208,8 @@ def test_lengths_depend_on_the_seed_alone():
 @pytest.mark.parametrize(("model", "around"), [("tiny", 1), ("minilm", 2)])
 def test_made_up_words_are_one_token_each(tmp_path, model, around):
     options = small(model=model, tokens=3000)
-    subject, spec = bench._load(options, tmp_path)
-    work = bench._work(options, subject, Ours(subject, spec).tokenizer)
+    subject, spec = _load(options, tmp_path)
+    work = _work(options, subject, Ours(subject, spec).tokenizer)
     wanted = texts.lengths(texts.MIXES["short"], 3000, around, 0)
     assert work.lengths.tolist() == wanted.tolist()
     assert len(set(work.encoded.ids.tolist())) > 200
@@ -299,10 +299,10 @@ def test_padding_of_transformers_is_counted_as_it_was_computed(tmp_path):
 def test_sentence_transformers_without_padding(tmp_path):
     """Its own padding-free way over a stand-in for flash-attn: the same vectors, and no token more than there are."""
     options = small(tokens=2000)
-    subject, spec = bench._load(options, tmp_path)
+    subject, spec = _load(options, tmp_path)
     model = subject.peer_model()
     ours = Ours(subject, spec)
-    work = bench._work(options, subject, ours.tokenizer)
+    work = _work(options, subject, ours.tokenizer)
     (tmp_path / "st").mkdir()
     other = peers.SentenceTransformers(subject, model, ours.tokenizer.max_tokens, tmp_path / "st")
     with other.unpadded(installed=False):
@@ -343,9 +343,9 @@ def test_rounds_take_turns_and_the_ratio_is_within_a_round():
 
 def test_texts_are_embedded_in_their_order(tmp_path):
     options = small(tokens=3000, token_budget=128)
-    subject, spec = bench._load(options, tmp_path)
+    subject, spec = _load(options, tmp_path)
     ours = Ours(subject, spec)
-    work = bench._work(options, subject, ours.tokenizer)
+    work = _work(options, subject, ours.tokenizer)
     assert len(ours._blocks(work.texts)) > 2
     assert [text for block in ours._blocks(work.texts) for text in block] == work.texts
     assert np.abs(ours.from_texts(work.texts).vectors - ours.from_ids(work.encoded).vectors).max() < 1e-6

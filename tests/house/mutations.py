@@ -119,7 +119,7 @@ MUTATIONS = [
     Mutation(
         "replica digest",
         "a replica with other weights does not work",
-        [("actors/embedder/embedder.py", "    if found != spec.digest:", "    if False:")],
+        [("actors/weights/locate.py", "    if found != spec.digest:", "    if False:")],
         tests("pipelines/run/test_run.py::test_weights_that_change_after_the_plan_are_refused"),
     ),
     Mutation(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.fake import FakeModel
+from actors.embedder.fake import FakeEmbedModel
 from actors.spec import DeviceOutOfMemory
 from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import Incomplete, VectormillError
@@ -46,7 +46,7 @@ def check(config, tmp_path, monkeypatch):
 
 def short_of_memory(spec, refused):
     """A replica on a device that holds 40 tokens, once it has started."""
-    work, honest = embedder(spec), FakeModel.encode
+    work, honest = embedder(spec), FakeEmbedModel.encode
 
     def encode(self, ids_T, lengths_N):
         if len(ids_T) > 40:
@@ -54,13 +54,13 @@ def short_of_memory(spec, refused):
             raise DeviceOutOfMemory("CUDA out of memory (simulated)")
         return honest(self, ids_T, lengths_N)
 
-    FakeModel.encode = encode
+    FakeEmbedModel.encode = encode
     return work
 
 
 def test_a_device_that_holds_little_gives_the_same_table(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
-    monkeypatch.setattr(FakeModel, "encode", FakeModel.encode)  # to be put back
+    monkeypatch.setattr(FakeEmbedModel, "encode", FakeEmbedModel.encode)  # to be put back
     refused = []
     faulty(monkeypatch, short_of_memory, refused=refused)
     config = job(tmp_path)
@@ -73,7 +73,7 @@ def without_numbers(spec, marker=None):
     """A replica all of whose vectors are NaN once it has started; with a marker only the first such replica."""
     work = embedder(spec)
     if marker is None or not marker.exists():
-        FakeModel.to_host = lambda self, pending: np.full_like(pending, np.nan)
+        FakeEmbedModel.to_host = lambda self, pending: np.full_like(pending, np.nan)
         if marker is not None:
             marker.touch()
     return work
@@ -93,7 +93,7 @@ def test_a_replica_whose_every_vector_is_nan_is_replaced(tmp_path, executor, mon
 
 def test_inline_a_replica_whose_every_vector_is_nan_ends_the_run(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
-    monkeypatch.setattr(FakeModel, "to_host", FakeModel.to_host)
+    monkeypatch.setattr(FakeEmbedModel, "to_host", FakeEmbedModel.to_host)
     faulty(monkeypatch, without_numbers)
     with pytest.raises(VectormillError, match=r"16 of 16 vectors are not finite.*is broken.*same command goes on"):
         run(job(tmp_path))
@@ -101,7 +101,7 @@ def test_inline_a_replica_whose_every_vector_is_nan_ends_the_run(tmp_path, monke
 
 def nan_for(spec, share):
     """A model that gives NaN for texts it does not like, and is right about a known text."""
-    work, honest = embedder(spec), FakeModel.encode
+    work, honest = embedder(spec), FakeEmbedModel.encode
 
     def encode(self, ids_T, lengths_N):
         vectors_ND = honest(self, ids_T, lengths_N)
@@ -109,13 +109,13 @@ def nan_for(spec, share):
             vectors_ND[: int(share * len(lengths_N))] = np.nan
         return vectors_ND
 
-    FakeModel.encode = encode
+    FakeEmbedModel.encode = encode
     return work
 
 
 def test_rows_that_give_nan_are_recorded_and_too_many_stop_the_run(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
-    monkeypatch.setattr(FakeModel, "encode", FakeModel.encode)
+    monkeypatch.setattr(FakeEmbedModel, "encode", FakeEmbedModel.encode)
     faulty(monkeypatch, nan_for, share=1)
     config = job(tmp_path, run={"max_bad_rows": 20})
     with pytest.raises(Incomplete, match=r"rows have no vector, more than run.max_bad_rows.*non_finite"):

@@ -1,63 +1,14 @@
-"""What Qwen3 does between its matrix products, in plain torch; triton.py has the same for CUDA.
+"""The operations in plain torch; triton.py has the same for CUDA.
 
-Everything is computed in float32 and rounded once at the end. A Quantised is a matrix in 8 bits with one scale a row.
+Everything is computed in float32 and rounded once at the end.
 
-Legend: T tokens, H width, h heads, D head size, P positions, F width of the MLP.
+Legend: T tokens, H width, h heads, D head size, F width of the MLP.
 """
-
-from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 
-E4M3 = torch.float8_e4m3fn
-E4M3_MAX = 448.0
-SMALLEST_SCALE = 1e-12  # a row of zeros stays zeros
-
-
-class Quantised(NamedTuple):
-    """values e4m3 [T, H]; scale float32 [T, 1]: row t stands for values[t] * scale[t]."""
-
-    values: torch.Tensor
-    scale: torch.Tensor
-
-
-class Rotation(NamedTuple):
-    """Rotary embedding: cos and sin float32 [P, D/2] by position; positions int64 [T] of the tokens."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    positions: torch.Tensor
-
-
-class Kernels(Protocol):
-    """The operations, by whichever module provides them."""
-
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor: ...
-
-    def rms_norm_8(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised: ...
-
-    def norm_rope_(self, x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None: ...
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
-
-    def silu_mul_8(self, gate_up: torch.Tensor) -> Quantised: ...
-
-    def quantise(self, x: torch.Tensor) -> Quantised: ...
-
-
-def choose(device: str) -> Kernels:
-    """Triton's kernels on CUDA where Triton is installed, torch's elsewhere: slower, same numbers."""
-    if device.startswith("cuda"):
-        try:
-            from actors.network.kernels import triton as triton_kernels
-
-            return triton_kernels
-        except ImportError:
-            pass
-    import actors.network.kernels.plain
-
-    return actors.network.kernels.plain
+from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Quantised, Rotation
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -10,14 +10,14 @@ import torch
 import triton
 import triton.language as tl
 
-from actors.network.kernels.plain import E4M3, E4M3_MAX, SMALLEST_SCALE, Quantised, Rotation
+from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Quantised, Rotation
 
 FEW, MANY = 4, 8  # warps for rows of up to 2,048 values, and for longer ones
 COLUMNS = 1024  # of the gate that one program multiplies
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """As kernels.rms_norm; x [T, H] contiguous."""
+    """As plain.rms_norm; x [T, H] contiguous."""
     assert x.is_contiguous()
     out, width = torch.empty_like(x), x.shape[1]
     _rms_norm[(x.shape[0],)](
@@ -27,7 +27,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def rms_norm_8(x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
-    """As kernels.rms_norm_8; x [T, H] contiguous."""
+    """As plain.rms_norm_8; x [T, H] contiguous."""
     assert x.is_contiguous()
     out, width = _empty_8(x.shape[0], x.shape[1], x.device), x.shape[1]
     _rms_norm[(x.shape[0],)](x, weight, *out, eps, width, triton.next_power_of_2(width), True, num_warps=_warps(width))
@@ -35,7 +35,7 @@ def rms_norm_8(x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
 
 
 def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None:
-    """As kernels.norm_rope_; x [T, h, D] may be a slice of wider rows."""
+    """As plain.norm_rope_; x [T, h, D] may be a slice of wider rows."""
     tokens, heads, size = x.shape
     assert x.stride()[1:] == (size, 1), x.stride()
     assert size == triton.next_power_of_2(size), size
@@ -45,7 +45,7 @@ def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rota
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
-    """As kernels.silu_mul; gate_up [T, 2F] contiguous."""
+    """As plain.silu_mul; gate_up [T, 2F] contiguous."""
     assert gate_up.is_contiguous()
     tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((tokens, width), dtype=gate_up.dtype, device=gate_up.device)
@@ -54,7 +54,7 @@ def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
 
 
 def silu_mul_8(gate_up: torch.Tensor) -> Quantised:
-    """As kernels.silu_mul_8; gate_up [T, 2F] contiguous."""
+    """As plain.silu_mul_8; gate_up [T, 2F] contiguous."""
     assert gate_up.is_contiguous()
     tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = _empty_8(tokens, width, gate_up.device)
@@ -63,7 +63,7 @@ def silu_mul_8(gate_up: torch.Tensor) -> Quantised:
 
 
 def quantise(x: torch.Tensor) -> Quantised:
-    """As kernels.quantise; x [T, H] contiguous."""
+    """As plain.quantise; x [T, H] contiguous."""
     assert x.is_contiguous()
     out, width = _empty_8(x.shape[0], x.shape[1], x.device), x.shape[1]
     _quantise[(x.shape[0],)](x, *out, width, triton.next_power_of_2(width), num_warps=_warps(width))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from actors.doctor import mteb as mteb_models
 from actors.doctor.mteb import MtebEmbedder, MtebReranker
 from actors.embedder.embedder import Embedder
 from actors.reranker.reranker import Scores
@@ -69,9 +68,9 @@ class Instructed:
     ],
 )
 def test_a_model_that_takes_instructions_gets_the_tasks(monkeypatch, task, ours, want):
-    monkeypatch.setattr(mteb_models, "Embedder", Instructed)
+    monkeypatch.setattr("actors.doctor.mteb.Embedder", Instructed)
     recipe = SimpleNamespace(query_prompt="Instruct: anything\nQuery:")
-    monkeypatch.setattr(mteb_models, "resolve", lambda spec: SimpleNamespace(recipe=recipe))
+    monkeypatch.setattr("actors.doctor.mteb.resolve", lambda spec: SimpleNamespace(recipe=recipe))
     model = MtebEmbedder(ModelSpec("fake"), ours)
     for prompt_type in ("query", None, "document"):
         model.encode(BATCHES, prompt_type=prompt_type, **{**OF_MTEB, "task_metadata": task})
@@ -112,7 +111,7 @@ def test_pairs_are_scored_as_the_reranker_does(monkeypatch):
             logits = np.array([2.5, np.nan, 30.0], np.float32)
             return Scores(logits, logits, np.zeros(3, np.bool_))
 
-    monkeypatch.setattr(mteb_models, "Reranker", Fake)
+    monkeypatch.setattr("actors.doctor.mteb.Reranker", Fake)
     documents = [{"text": ["one"]}, {"text": ["two", "three"]}]
     found = MtebReranker(ModelSpec("any")).predict(BATCHES, documents, **OF_MTEB)
     assert asked == [([("alpha beta", "one"), ("gamma", "two"), ("delta", "three")], "Find the evidence")]

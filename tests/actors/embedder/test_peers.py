@@ -13,10 +13,10 @@ import torch
 from actors.embedder.embedder import Embedder
 from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 from actors.weights.recipe import QWEN_QUERY_PROMPT
-from tests.actors.network.test_architectures import build, write_modules
-from tests.actors.network.test_qwen3 import SMALL, filled, write
+from tests.support.models import build, write_modules
+from tests.support.qwen3 import SMALL, filled, write
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(
@@ -104,7 +104,7 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def test_minilm() -> None:
-    folder = weights.locate(ModelSpec("bundled"))
+    folder = locate(ModelSpec("bundled"))
     peer, embedder = peer_of(folder), Embedder(spec_of(folder))
     texts = random_texts(75)
     np.testing.assert_allclose(embedder.embed_documents(texts), peer.encode_document(texts), atol=1e-5)

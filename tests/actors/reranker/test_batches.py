@@ -30,20 +30,20 @@ def random_pairs(seed: int) -> tuple[RerankEncoded, list[list[int]]]:
 
 def seen(batches: PairBatches, rows: np.ndarray) -> list[list[tuple[int, int]]]:
     """(id, position) of all that the last token of each pair sees, in order; checks all other sequences too."""
-    layout = batches.layout(rows)
-    ends, key_ends = np.cumsum(layout.queries_n), np.cumsum(layout.keys_n)
-    assert ends[-1] == len(layout.ids_T) == len(layout.positions_T) == batches.tokens(rows)
-    assert layout.queries_n.min() >= 1
-    keys = np.arange(ends[-1]) if layout.key_rows_K is None else layout.key_rows_K
+    batch = batches.batch(rows)
+    ends, key_ends = np.cumsum(batch.queries_n), np.cumsum(batch.keys_n)
+    assert ends[-1] == len(batch.ids_T) == len(batch.positions_T) == batches.tokens(rows)
+    assert batch.queries_n.min() >= 1
+    keys = np.arange(ends[-1]) if batch.key_rows_K is None else batch.key_rows_K
     assert len(keys) == key_ends[-1]
     found = []
     for i, (end, key_end) in enumerate(zip(ends, key_ends, strict=True)):
-        own = np.arange(end - layout.queries_n[i], end)
-        visible = keys[key_end - layout.keys_n[i] : key_end]
+        own = np.arange(end - batch.queries_n[i], end)
+        visible = keys[key_end - batch.keys_n[i] : key_end]
         assert visible[-len(own) :].tolist() == own.tolist()  # the own tokens are the last ones, as the packing says
-        assert layout.positions_T[visible].tolist() == list(range(len(visible)))
-        found.append(list(zip(layout.ids_T[visible].tolist(), layout.positions_T[visible].tolist(), strict=True)))
-    return found[-layout.pairs :]
+        assert batch.positions_T[visible].tolist() == list(range(len(visible)))
+        found.append(list(zip(batch.ids_T[visible].tolist(), batch.positions_T[visible].tolist(), strict=True)))
+    return found[-batch.pairs :]
 
 
 @pytest.mark.parametrize("reuse_prefix", [True, False])
@@ -60,13 +60,13 @@ def test_what_is_shared_is_computed_once() -> None:
     heads = [[1, 2, 3, 10, 11], [1, 2, 3, 20], [1, 2, 3, 30, 31, 32]]
     tails = [[7] * 4, [8] * 5, [7] * 4, [9] * 2]
     batches = PairBatches(encoded_of(heads, tails, [0, 0, 1, 2]), reuse_prefix=True)
-    layout = batches.layout(np.arange(4))
+    batch = batches.batch(np.arange(4))
     common, head, alone = 3, 2, [1 + 4, 3 + 2]
-    assert layout.queries_n.tolist() == [common, head, 4, 5, *alone]
-    assert layout.keys_n.tolist() == [3, 5, 9, 10, 8, 8]
-    one_query = batches.layout(np.array([1, 0]))
+    assert batch.queries_n.tolist() == [common, head, 4, 5, *alone]
+    assert batch.keys_n.tolist() == [3, 5, 9, 10, 8, 8]
+    one_query = batches.batch(np.array([1, 0]))
     assert one_query.queries_n.tolist() == [5, 5, 4]
-    single = batches.layout(np.array([3]))
+    single = batches.batch(np.array([3]))
     assert (single.queries_n.tolist(), single.key_rows_K) == ([8], None)
 
 

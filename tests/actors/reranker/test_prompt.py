@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from actors.checks.published import PAIR_PREFIX, PAIR_SUFFIX
 from actors.reranker.prompt import BEFORE_DOCUMENT, DEFAULT_INSTRUCTION, PREFIX, SUFFIX, RerankEncoded, RerankPrompt
 from actors.spec import ModelError, ModelSpec
+from actors.tokenizer.qwen_ids import PAIR_PREFIX, PAIR_SUFFIX
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
+from actors.reranker.batches import PairBatch
 from actors.reranker.reranker import Reranker
-from actors.spec import ModelSpec
+from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
-from tests.support.rerank_peers import NO, YES, ModelCard, build, convert, cross_encoder
+from tests.support.rerank_peers import NO, YES, ModelCard, build, build_tiny, convert, cross_encoder
 
 # Threads that wait for one another make a busy machine many times slower, and nothing here is large.
 torch.set_num_threads(1)
@@ -221,3 +222,76 @@ def test_on_a_gpu(tied: Path, card: ModelCard, dtype: str, tolerance: float) -> 
     logits = card.scores(PAIRS)[0]
     assert np.abs(own.score_pairs(PAIRS).logits - logits).max() < tolerance
     assert np.abs(own.score_encoded(own.encode_pairs(PAIRS), reuse_prefix=False) - logits).max() < tolerance
+
+
+# What it ranks, with a tiny vocabulary, because Qwen's takes seconds to load.
+
+FEW = ["rain", "Beijing", "The capital of China is Beijing.", "北京", "x"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("reranker"))
+
+
+def test_other_weights_than_expected(tiny: Path) -> None:
+    with pytest.raises(ModelError, match="digest"):
+        Reranker(spec(tiny, digest="0" * 64))
+
+
+def test_what_is_no_number_is_never_first(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = Reranker(spec(tiny))
+    order = [found.index for found in reranker.rank(QUERIES[0], FEW)]
+    to_host = reranker._model.to_host
+
+    def broken(pending):
+        logits = to_host(pending).copy()
+        at = {document: i for i, document in enumerate(sorted(FEW, key=len, reverse=True))}  # as they are sent
+        logits[at["rain"]], logits[at["北京"]] = np.nan, np.inf
+        return logits
+
+    monkeypatch.setattr(reranker._model, "to_host", broken)
+    found = reranker.score_pairs([(QUERIES[0], document) for document in FEW])
+    bad = {i for i in range(5) if not found.finite[i]}
+    assert len(bad) == 2
+    assert np.isnan(found.logits[list(bad)]).all()
+    assert np.isnan(found.scores[list(bad)]).all()
+    ranked = reranker.rank(QUERIES[0], FEW)
+    assert [row.index for row in ranked] == [i for i in order if i not in bad] + sorted(bad)
+    assert np.isnan([row.logit for row in ranked[3:]]).all()
+
+
+def test_equal_logits_keep_their_order_and_top_cuts(tiny: Path) -> None:
+    reranker = Reranker(spec(tiny))
+    documents = ["rain", "Beijing", "rain", "Beijing", "rain"]
+    ranked = reranker.rank(QUERIES[0], documents)
+    same = {word: [row.index for row in ranked if documents[row.index] == word] for word in ("rain", "Beijing")}
+    assert same == {"rain": [0, 2, 4], "Beijing": [1, 3]}
+    assert reranker.rank(QUERIES[0], documents, top=2) == ranked[:2]
+    assert all(0 < row.score < 1 for row in ranked)
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = Reranker(spec(tiny))
+    pairs = [(query, document) for query in (QUERIES[0], "gravity") for document in FEW]
+    expected = reranker.score_pairs(pairs).logits
+    encode, sizes = reranker._model.encode, []
+
+    def small(batch: PairBatch):
+        sizes.append(batch.pairs)
+        if batch.pairs > 3:
+            raise DeviceOutOfMemory("too large")
+        return encode(batch)
+
+    monkeypatch.setattr(reranker._model, "encode", small)
+    budget = reranker.token_budget
+    np.testing.assert_allclose(reranker.score_pairs(pairs).logits, expected, atol=1e-5)
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+    assert reranker.token_budget < budget / 4
+
+    def none(batch: PairBatch):
+        raise DeviceOutOfMemory("too large")
+
+    monkeypatch.setattr(reranker._model, "encode", none)
+    with pytest.raises(ReplicaBroken, match="not even a single"):
+        reranker.score_pairs(pairs)

@@ -10,8 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from actors.spec import ModelSpec
-from actors.tokenizer import batch as fast_tokenizer
-from actors.tokenizer.batch import BatchTokenizer
+from actors.tokenizer.batch import PROBE, TESTED_VERSION, BatchTokenizer, is_installed
 from actors.tokenizer.text import TextTokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
@@ -25,8 +24,8 @@ def qwen(qwen_tokenizers: dict[str, Path]) -> TextTokenizer:  # noqa: F811
 @pytest.fixture(scope="module")
 def fast(qwen: TextTokenizer) -> BatchTokenizer:
     """Qwen3's tokenizer, read by fastokens from the first character on."""
-    if not fast_tokenizer.is_installed():
-        pytest.skip(f"fastokens {fast_tokenizer.TESTED_VERSION} is not installed: pip install -e '.[fast]'")
+    if not is_installed():
+        pytest.skip(f"fastokens {TESTED_VERSION} is not installed: pip install -e '.[fast]'")
     return BatchTokenizer(qwen._words._tokenizer, fast_after=0)
 
 
@@ -35,7 +34,7 @@ def same(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> 
 
 
 def test_fastokens_gives_the_same_ids(fast: BatchTokenizer, qwen: TextTokenizer) -> None:
-    texts = [*CONTROL_TOKENS, *fast_tokenizer.PROBE, *random_texts(4000, seed=4), "x" * 20_000, " \n" * 9000]
+    texts = [*CONTROL_TOKENS, *PROBE, *random_texts(4000, seed=4), "x" * 20_000, " \n" * 9000]
     found = fast.content(texts)
     assert fast.is_fast
     assert same(found, qwen._words.content(texts))
@@ -91,7 +90,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
     def do(tokenizer: Tokenizer, spoil: Callable = lambda ids: ids, version: str | None = None) -> Fastokens:
         pretended = Fastokens(tokenizer, spoil)
         monkeypatch.setitem(sys.modules, "fastokens", pretended)
-        monkeypatch.setattr(importlib.metadata, "version", lambda _: version or fast_tokenizer.TESTED_VERSION)
+        monkeypatch.setattr(importlib.metadata, "version", lambda _: version or TESTED_VERSION)
         return pretended
 
     return do

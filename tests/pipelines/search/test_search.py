@@ -25,9 +25,9 @@ from pipelines.table.files import TableAddress
 from pipelines.table.index.records import Tuning
 from pipelines.table.schema import TEXT_MARK
 from pipelines.table.table import LanceTable
-from tests.actors.network.test_architectures import build as build_embedder
 from tests.pipelines.cli.test_app import call, object_of, refused, write_job
 from tests.support.jobs import job, run, text_of, write_jsonl, write_parquet
+from tests.support.models import build as build_embedder
 from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.rerank_peers import ModelCard, build, build_tiny
 

@@ -1,4 +1,6 @@
-"""What would give wrong vectors is refused, with a message that says what to do."""
+"""How a model is meant to be used is read from its folder; what would give wrong vectors is refused, with a message
+that says what to do.
+"""
 
 import json
 import shutil
@@ -6,16 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from actors.embedder.embedder import Embedder
-from actors.network import attention, pooling
+from actors.embedder.recipe import identity
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
-from actors.weights.recipe import identity, load_recipe
-from tests.actors.network.test_architectures import build, write_modules, write_tokenizer
+from actors.weights.recipe import QWEN_QUERY_PROMPT, load_recipe
+from tests.support.models import build, write_modules
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +42,6 @@ def spec_of(folder: Path) -> ModelSpec:
 
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize("template", ["", "$A <|im_end|>", "$A <|endoftext|> <|endoftext|>", "<|im_end|> $A"])
-def test_qwen3_without_its_closing_token(qwen: Path, template: str) -> None:
-    write_tokenizer(qwen, ["<|endoftext|>", "<|im_end|>"], template)
-    with pytest.raises(ModelError, match=r"does not close a text with <\|endoftext\|>"):
-        TextTokenizer(spec_of(qwen))
-
-
-def test_tokenizer_of_a_larger_model(bert: Path) -> None:
-    edit(bert / "config.json", vocab_size=100)
-    with pytest.raises(ModelError, match=r"belongs to another model"):
-        TextTokenizer(spec_of(bert))
-
-
-def test_no_tokenizer(bert: Path) -> None:
-    (bert / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
-        TextTokenizer(spec_of(bert))
 
 
 @pytest.mark.parametrize("kind", ["Dense", "LSTM", "WeightedLayerPooling"])
@@ -163,19 +143,13 @@ def test_an_unusual_qwen3_is_not_refused(qwen: Path, oddity: dict[str, object]) 
     assert load_recipe(qwen).architecture == "qwen3"
 
 
-def test_float8_is_for_qwen3(bert: Path, qwen: Path) -> None:
-    with pytest.raises(ModelError, match=r"float8 is for qwen3 only, and .* is bert"):
-        identity(replace(spec_of(bert), dtype="float8"))
-    exact, fast = identity(spec_of(qwen)), identity(replace(spec_of(qwen), dtype="float8"))
-    assert {name: fast[name] for name in exact if exact[name] != fast[name]} == {"dtype": "float8"}
-
-
-def test_float16_only_by_force(qwen: Path) -> None:
-    with pytest.raises(ModelError, match=r"float16 is refused: .* set force_float16"):
-        replace(spec_of(qwen), dtype="float16")
-    forced = replace(spec_of(qwen), dtype="float16", force_float16=True)
-    assert identity(forced)["dtype"] == "float16"
-    assert identity(replace(forced, dtype="float32")) == identity(spec_of(qwen)), "the permission changes no vector"
+@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "rms_norm_eps"])
+def test_a_config_that_lacks_a_size(qwen: Path, name: str) -> None:
+    config = json.loads((qwen / "config.json").read_text())
+    del config[name]
+    (qwen / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"does not say {name}: fetch the model again"):
+        load_recipe(qwen)
 
 
 def test_prompts_and_lengths_come_from_the_recipe(bert: Path, originals: Path) -> None:
@@ -199,82 +173,8 @@ def test_beyond_what_the_model_can_do(bert: Path) -> None:
         TextTokenizer(spec_of(bert)).encode_queries(["a"], "Find it")
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"dtype": "float16"}, {"device": "tpu"}, {"dimensions": 0}, {"weights": ""}, {"weights": "fake:quick"}]
-)
-def test_specs_that_make_no_sense(wrong: dict[str, object]) -> None:
-    with pytest.raises(ModelError):
-        ModelSpec(**{"weights": "bundled", **wrong})
-
-
-def test_another_digest(bert: Path) -> None:
-    right = weights.digest(bert)
-    Embedder(replace(spec_of(bert), digest=right))
-    tensors = load_file(bert / "model.safetensors")
-    tensors["embeddings.LayerNorm.bias"] += 1e-3
-    save_file(tensors, bert / "model.safetensors")
-    assert weights.digest(bert) != right
-    with pytest.raises(ModelError, match=f"{right[:16]}.* was expected"):
-        Embedder(replace(spec_of(bert), digest=right))
-    with pytest.raises(ModelError, match="was expected"):
-        Embedder(ModelSpec("fake", digest=right))
-
-
-def test_another_tokenizer(bert: Path) -> None:
-    right = identity(spec_of(bert))["tokenizer"]
-    TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))
-    with (bert / "tokenizer.json").open("a") as file:
-        file.write(" ")
-    with pytest.raises(ModelError, match=f"tokenizer.json .* {right[:16]}.* was expected"):
-        TextTokenizer(replace(spec_of(bert), tokenizer_digest=right))
-
-
-def test_a_missing_tensor_is_not_filled_with_random_numbers(bert: Path) -> None:
-    tensors = load_file(bert / "model.safetensors")
-    del tensors["encoder.layer.1.output.dense.weight"]
-    save_file(tensors, bert / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"encoder\.layer\.1\.output\.dense\.weight missing"):
-        Embedder(spec_of(bert))
-
-
-def test_weights_that_are_damaged(bert: Path) -> None:
-    (bert / "model.safetensors").write_bytes(b"no tensors here")
-    with pytest.raises(ModelError, match="could not be loaded"):
-        Embedder(spec_of(bert))
-
-
-@pytest.mark.parametrize("name", ["qwen3", "bert", "xlm-roberta"])
-def test_the_self_check_sees_sequences_that_see_each_other(
-    originals: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = attention.pack
-
-    def one_long_sequence(lengths, device, varlen):
-        packing = honest(lengths, device, varlen)
-        total = int(lengths.sum())
-        return replace(packing, runs=(attention.Run(0, 0, 1, total, total),))
-
-    monkeypatch.setattr(attention, "pack", one_long_sequence)
-    wrong = r"this replica computes wrong vectors: .*, together, has cosine -?0\.\d+ to the plain reference"
-    for dtype in ("float32", "bfloat16"):
-        with pytest.raises(ModelError, match=wrong):
-            Embedder(replace(spec_of(originals / name), dtype=dtype))
-
-
-def test_the_self_check_sees_nan_and_lengths(originals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = pooling.finish
-    monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * torch.nan)
-    with pytest.raises(ModelError, match="not finite"):
-        Embedder(spec_of(originals / "bert"))
-    monkeypatch.setattr(pooling, "finish", lambda *given: finish(*given) * 2)
-    with pytest.raises(ModelError, match=r"alone, a vector has length 2\.000, not 1"):
-        Embedder(spec_of(originals / "bert"))
-
-
-@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "rms_norm_eps"])
-def test_a_config_that_lacks_a_size(qwen: Path, name: str) -> None:
-    config = json.loads((qwen / "config.json").read_text())
-    del config[name]
-    (qwen / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=f"does not say {name}: fetch the model again"):
-        load_recipe(qwen)
+def test_qwen3_needs_no_modules_json_and_knows_its_recipe(originals: Path) -> None:
+    recipe = load_recipe(originals / "qwen3")
+    assert (recipe.pooling, recipe.normalise, recipe.document_prompt) == ("last", True, "")
+    assert recipe.query_prompt == QWEN_QUERY_PROMPT
+    assert recipe.max_tokens == recipe.max_positions == 512

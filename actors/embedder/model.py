@@ -6,9 +6,9 @@ Legend: n sequences, T tokens in all, D dimensions.
 import numpy as np
 import torch
 
-from actors.device import device as devices
 from actors.device import memory
-from actors.device.device import Pending
+from actors.device.auto import resolve_dtype
+from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import pooling
 from actors.network.network import Network, load_network
 from actors.spec import ModelSpec
@@ -18,7 +18,7 @@ from actors.weights.recipe import Resolved
 TOKEN_BUDGET_CPU = 1536
 
 
-class Encoder:
+class EmbedModel:
     """One copy of the weights on one device. Use `reference` (if at all), then `start`, then `encode`.
 
     network: one that is loaded already, on the spec's device and in its dtype; None = from the resolved folder.
@@ -27,14 +27,14 @@ class Encoder:
 
     def __init__(self, spec: ModelSpec, resolved: Resolved, network: Network | None = None) -> None:
         assert resolved.folder is not None
-        self._device = devices.prepare(spec)
+        self._device = prepare(spec)
         self._on_cuda = self._device.startswith("cuda")
-        self.dtype = spec.resolve_dtype()
+        self.dtype = resolve_dtype(spec)
         self._resolved = resolved
         self.dimensions = resolved.dimensions
         self.normalised = resolved.recipe.normalise
         self.token_budget = TOKEN_BUDGET_CPU
-        with devices.explained(self._device, "the weights"):
+        with translated(self._device, "the weights"):
             self._network = network or load_network(resolved.folder, resolved.recipe, self._device, self.dtype)
 
     @torch.inference_mode()
@@ -66,12 +66,12 @@ class Encoder:
         assert int(lengths_n.max()) <= recipe.max_positions, f"a text of {lengths_n.max()} tokens was not cut"
         assert int(ids_T.max()) < recipe.vocabulary, f"id {ids_T.max()} is not of this model"
         what = f"a micro-batch ({len(lengths_n)} texts, {len(ids_T)} tokens, the longest {lengths_n.max()})"
-        with devices.explained(self._device, what):
-            return devices.send_home(self._finish(self._network.pooled(ids_T, lengths_n)))
+        with translated(self._device, what):
+            return send_home(self._finish(self._network.pooled(ids_T, lengths_n)))
 
     def to_host(self, pending: Pending) -> np.ndarray:
         """The vectors, float32 [n, D]; waits for them. Raises ReplicaBroken as `encode`."""
-        return devices.to_host(pending, self._device)
+        return to_host(pending, self._device)
 
     def _finish(self, pooled: torch.Tensor) -> torch.Tensor:
         return pooling.finish(pooled, self.dimensions, self.normalised)

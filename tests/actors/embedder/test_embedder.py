@@ -6,10 +6,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from actors.embedder.embedder import Embedder
-from actors.embedder.reference import Reference
+from actors.embedder.reference import EmbedReference
 from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer.text import TextTokenizer
-from actors.weights import locate as weights
+from actors.weights.locate import locate
 
 SPEC = ModelSpec("bundled", device="cpu", threads=1, dtype="float32")
 SCRIPTS = [
@@ -47,7 +47,7 @@ def varied_texts() -> list[str]:
 
 
 def padded_mean(texts: list[str]) -> np.ndarray:
-    folder = str(weights.locate(SPEC))
+    folder = str(locate(SPEC))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     vectors = []
@@ -84,7 +84,7 @@ def test_neighbours_and_order_change_nothing(embedder: Embedder) -> None:
 
 
 def test_ids_are_those_of_transformers() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(str(weights.locate(SPEC)))
+    tokenizer = AutoTokenizer.from_pretrained(str(locate(SPEC)))
     texts = varied_texts()
     wanted = [tokenizer(text, truncation=True, max_length=256).input_ids for text in texts]
     encoded = TextTokenizer(SPEC).encode(texts)
@@ -97,7 +97,7 @@ def test_ids_are_those_of_transformers() -> None:
 
 def test_the_reference_agrees(embedder: Embedder) -> None:
     texts = [*SCRIPTS, *ODD]
-    np.testing.assert_allclose(embedder.embed_documents(texts), Reference(SPEC).embed(texts), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_documents(texts), EmbedReference(SPEC).embed(texts), atol=1e-5)
 
 
 def test_nothing_to_embed(embedder: Embedder) -> None:

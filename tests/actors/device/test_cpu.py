@@ -1,9 +1,8 @@
-"""Which dtype "auto" is on a CPU."""
+"""Whether a CPU is faster in bfloat16."""
 
 import pytest
 
 from actors.device import cpu
-from actors.spec import ModelSpec
 
 decide = cpu.bfloat16_is_faster  # as it is before conftest.py replaces it
 
@@ -23,12 +22,3 @@ def test_bfloat16_only_where_it_is_supported_and_clearly_faster(monkeypatch, sup
 
 def test_the_timing_runs_here():
     assert cpu._seconds(cpu.torch.float32) > 0
-
-
-def test_auto_takes_what_the_cpu_is_faster_in(monkeypatch):
-    spec = ModelSpec("bundled", device="cpu")
-    assert spec.resolve_dtype() == "float32"
-    monkeypatch.setattr(cpu, "bfloat16_is_faster", lambda: True)
-    assert spec.resolve_dtype() == "bfloat16"
-    assert ModelSpec("bundled", device="cpu", dtype="float32").resolve_dtype() == "float32"
-    assert ModelSpec("fake").resolve_dtype() == "float32"
