@@ -42,7 +42,7 @@ class HashedWords:
         hashes_T = np.fromiter(hashes, dtype=np.uint32, count=int(lengths_N.sum()))
         return (hashes_T % WORDS).astype(np.int32), lengths_N
 
-    def spans(self, text: str) -> np.ndarray:
+    def offsets(self, text: str) -> np.ndarray:
         """Where each word stands, in characters, int32 [n, 2]."""
         pairs = [match.span() for match in _WORD.finditer(text)]
         return np.array(pairs, dtype=np.int32).reshape(-1, 2)

@@ -311,7 +311,7 @@ class RunConfig(Section):
 
 
 # The columns of a table that are the results of its task.
-RESULTS = {"embed": ("vector",), "rerank": ("score", "logit")}
+RESULT_COLUMNS = {"embed": ("vector",), "rerank": ("score", "logit")}
 
 
 class JobConfig(Section):
@@ -329,7 +329,7 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _names_do_not_clash(self) -> JobConfig:
         name = self.table.text_column
-        own = [column for column in RESULTS[self.task] if column in (*self.corpus.columns, name)]
+        own = [column for column in RESULT_COLUMNS[self.task] if column in (*self.corpus.columns, name)]
         if own:
             raise ValueError(f"corpus.columns and table.text_column cannot name {own}: these are the table's own")
         if name is not None and _cannot_name_a_column(name):

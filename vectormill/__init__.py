@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipelines.progress import Snapshot
     from pipelines.run.certificate import Certificate
     from pipelines.run.forecast import Forecast
+    from pipelines.search.lancedb import Qwen3Reranker, embed_queries_in_lancedb, forget_in_lancedb
     from pipelines.search.query import Hit, Query
     from pipelines.search.searcher import Searcher
     from vectormill.job import Job
@@ -42,6 +43,7 @@ _WHERE = {
     "ModelSpec": "actors.spec",
     "Optimized": "pipelines.maintenance.optimize",
     "Query": "pipelines.search.query",
+    "Qwen3Reranker": "pipelines.search.lancedb",
     "Reranker": "actors.reranker.reranker",
     "Searcher": "pipelines.search.searcher",
     "Snapshot": "pipelines.progress",
@@ -50,6 +52,8 @@ _WHERE = {
     "VectormillError": "pipelines.errors",
     "Verdict": "pipelines.maintenance.verify",
     "__version__": "pipelines",
+    "embed_queries_in_lancedb": "pipelines.search.lancedb",
+    "forget_in_lancedb": "pipelines.search.lancedb",
 }
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "ModelSpec",
     "Optimized",
     "Query",
+    "Qwen3Reranker",
     "Reranker",
     "Searcher",
     "Snapshot",
@@ -71,6 +76,8 @@ __all__ = [
     "VectormillError",
     "Verdict",
     "__version__",
+    "embed_queries_in_lancedb",
+    "forget_in_lancedb",
 ]
 
 

@@ -54,7 +54,7 @@ class Job:
     def embed(self, on_progress: OnProgress | None = None, on_message: OnMessage | None = None) -> Certificate:
         """Run the job, or go on with it. Whatever ends it (an error, Ctrl-C, a kill), calling it again goes on.
 
-        on_progress gets a Snapshot when the run begins, at each receipt and at each commit; on_message each line that
+        on_progress gets a Snapshot when the work begins, at each receipt and at each commit; on_message each line that
         the command would print. What they raise stops the run; what is committed stays.
         Raises Incomplete with too many rows without a vector; see `Certificate.adds_up` for units that failed."""
         from pipelines.run.job import embed

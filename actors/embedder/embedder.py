@@ -52,11 +52,13 @@ def load_model(spec: ModelSpec, resolved: Resolved) -> Model:
 class Embedder:
     """A loaded model that has shown, on a few texts, that it gives the reference's vectors in every layout.
 
-    load: makes the model; another one than `load_model` brings weights that are in no folder.
+    spec: which model, or the weights' name alone. load: makes the model; another one than `load_model` brings weights
+    that are in no folder.
     Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors.
     """
 
-    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
+    def __init__(self, spec: ModelSpec | str, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
+        spec = ModelSpec(spec) if isinstance(spec, str) else spec
         resolved = resolve(spec)
         check_digest(spec, resolved.folder)
         self._tokenizer = TextTokenizer(spec)

@@ -87,11 +87,13 @@ def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]
 class Reranker:
     """A loaded reranker that has shown, on a few pairs, that it gives the reference's scores in every layout.
 
-    Raises ModelError when the weights are no Qwen3-Reranker's, are not those of spec.digest, or score wrongly.
-    spec.dimensions and spec.prompt mean nothing to it; spec.max_tokens is that of a whole pair.
+    spec: which model, or the weights' name alone; dimensions and prompt mean nothing to it, and max_tokens is that of a
+    whole pair. Raises ModelError when the weights are no Qwen3-Reranker's, are not those of spec.digest, or score
+    wrongly.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec | str) -> None:
+        spec = ModelSpec(spec) if isinstance(spec, str) else spec
         self._prompt, self._model = load_model(spec)
         checked = selfcheck.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)

@@ -50,7 +50,7 @@ class Words(Protocol):
 
     def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def spans(self, text: str) -> np.ndarray: ...
+    def offsets(self, text: str) -> np.ndarray: ...
 
 
 class TextTokenizer:
@@ -98,12 +98,12 @@ class TextTokenizer:
         """Whether the recipe's query prompt has a place for an instruction."""
         return INSTRUCTED_PROMPT.match(self._query_prompt) is not None
 
-    def token_spans(self, text: str) -> np.ndarray:
+    def token_offsets(self, text: str) -> np.ndarray:
         """Where the text's own tokens stand, in characters from start to end, int32 [n, 2].
 
-        Without special tokens and prompt, and not cut. Tokens of one character (bytes of an emoji) share its span.
+        Without special tokens and prompt, and not cut. Tokens of one character (bytes of an emoji) share its offsets.
         """
-        return self._words.spans(_lower_in_place(text) if self._lower_case else text)
+        return self._words.offsets(_lower_in_place(text) if self._lower_case else text)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
         room = self.max_tokens - self.special_tokens
@@ -177,7 +177,7 @@ class TokenizerFile:
                 f"would read other words than were written. {TAKE_CURRENT}"
             )
 
-    def spans(self, text: str) -> np.ndarray:
+    def offsets(self, text: str) -> np.ndarray:
         """Character offsets of the tokens, int32 [n, 2]."""
         pairs = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return np.array(pairs, dtype=np.int32).reshape(-1, 2)
@@ -206,7 +206,7 @@ def check_tokenizer_digest(spec: ModelSpec, folder: Path | None) -> None:
 
 
 def _lower_in_place(text: str) -> str:
-    # A few letters grow when lower-cased (U+0130); they stay as they are, or every span behind them would be off.
+    # A few letters grow when lower-cased (U+0130); they stay as they are, or every offset behind them would be off.
     lowered = text.lower()
     if len(lowered) == len(text):
         return lowered

@@ -5,7 +5,6 @@ SIGTERM. Each command imports what it runs by itself, so that `--help` is quick.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,7 +201,7 @@ def search(
         )
     hits = searcher.search(text, query)
     how = {"query": text, "mode": mode, "reranker": rerank, "unindexed_rows": outside}
-    found = {**how, "hits": [asdict(hit) for hit in hits]}
+    found = {**how, "hits": [hit.to_dict() for hit in hits]}
     show(as_json, found, lambda console: terminal.hits(console, text, hits))
 
 

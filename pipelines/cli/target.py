@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.config import JobConfig, RunConfig, StorageConfig
+from pipelines.config import JobConfig, RunConfig
 from pipelines.errors import ConfigError
 from pipelines.job_file import load_job
 
@@ -36,7 +36,4 @@ def target_of(text: str, overrides: Sequence[str]) -> Target:
         return Target(TableAddress(job.table.location, job.storage), job)
     if overrides:
         raise ConfigError("--set goes with a job file, not with a table")
-    place = text.rstrip("/").removesuffix(".lance")
-    if not place or (place.startswith("s3:") and place.count("/") < 3):
-        raise ConfigError(f"{text!r} names no table; write FOLDER/NAME, s3://BUCKET/FOLDER/NAME or a job file")
-    return Target(TableAddress(place + ".lance", StorageConfig()), None)
+    return Target(TableAddress.named(text), None)

@@ -1,6 +1,6 @@
 """For programs that use `lancedb` itself: our reranker, and the table's own model behind `table.search("some text")`.
 
-    table.search("text").rerank(Qwen3Reranker(ModelSpec("Qwen/Qwen3-Reranker-0.6B")))
+    table.search("text").rerank(Qwen3Reranker("Qwen/Qwen3-Reranker-0.6B"))
 
 The reranker needs nothing of the table but a column of texts. The model is found through LanceDB's registry of
 embedding functions, which the table's own metadata refers to; that is opt-in (`embed_queries_in_lancedb`), because a
@@ -40,19 +40,19 @@ class Qwen3Reranker(Reranker):
     Adds `_relevance_score` (float32, 0 to 1) and puts the most relevant first. It orders what it is given, so search
     with a `.limit` of some 100 and take the first of the result.
 
-    model: the weights, or a loaded `Reranker` of `actors.reranker`, to share one. column: holds the texts; null ones
-    get no score and come last. instruction: what to judge by; None = the recipe's. return_score: "relevance", or "all"
-    to keep `_distance` and `_score`. Raises ModelError as that `Reranker` does."""
+    model: which one, its weights alone, or a loaded `vectormill.Reranker`, to share one. column: holds the texts; null
+    ones get no score and come last. instruction: what to judge by; None = the recipe's. return_score: "relevance", or
+    "all" to keep `_distance` and `_score`. Raises ModelError as that `Reranker` does."""
 
     def __init__(
         self,
-        model: ModelSpec | Model,
+        model: ModelSpec | str | Model,
         column: str = "text",
         instruction: str | None = None,
         return_score: str = "relevance",
     ):
         super().__init__(return_score)
-        if isinstance(model, ModelSpec):
+        if isinstance(model, (ModelSpec, str)):
             from actors.reranker.reranker import Reranker as Loaded  # torch
 
             model = Loaded(model)
@@ -115,24 +115,24 @@ class TableModel(TextEmbeddingFunction):
         return list(_embedder(self.table_metadata).embed_documents(list(texts)))
 
 
-def embed_queries_in_lancedb(address: TableAddress) -> None:
+def embed_queries_in_lancedb(table: TableAddress | str) -> None:
     """Have LanceDB embed with the table's own model wherever a program that has imported this module searches the table
     by text. Lasts until `forget_in_lancedb`; safe while a job runs. Raises TableError, StorageError."""
-    table = open_table(address)
-    function = TableModel.create(table_metadata=table.metadata.to_json())
-    source = text_column_of(table.schema) or "text"  # what `Table.add` would embed; a search does not ask
+    opened = open_table(_address(table))
+    function = TableModel.create(table_metadata=opened.metadata.to_json())
+    source = text_column_of(opened.schema) or "text"  # what `Table.add` would embed; a search does not ask
     config = EmbeddingFunctionConfig(vector_column="vector", source_column=source, function=function)
     stored = get_registry().get_table_metadata([config])
-    _store(address, stored[FUNCTIONS_KEY].decode())
+    opened.set_schema_metadata(FUNCTIONS_KEY, stored[FUNCTIONS_KEY].decode())
 
 
-def forget_in_lancedb(address: TableAddress) -> None:
+def forget_in_lancedb(table: TableAddress | str) -> None:
     """Undo `embed_queries_in_lancedb`. Raises TableError, StorageError."""
-    _store(address, None)
+    open_table(_address(table)).set_schema_metadata(FUNCTIONS_KEY, None)
 
 
-def _store(address: TableAddress, value: str | None) -> None:
-    open_table(address).set_schema_metadata(FUNCTIONS_KEY, value)
+def _address(table: TableAddress | str) -> TableAddress:
+    return TableAddress.named(table) if isinstance(table, str) else table
 
 
 @cache

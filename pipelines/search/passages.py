@@ -1,8 +1,8 @@
 """The texts behind a table's records, for whoever must read what was embedded: the reranker, and people.
 
 A table holds its texts if the job set `table.text_column`. Otherwise a text is made again from carried columns by the
-corpus's text template, which is part of the table's identity, and cut at the passage's span. What is found so must have
-the length of its span; else there is no text, rather than a wrong one.
+corpus's text template, which is part of the table's identity, and cut where the passage begins and ends. It must have
+the passage's length; else there is no text, rather than a wrong one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from pipelines.errors import ConfigError
@@ -66,3 +66,6 @@ class Hit:
     end: int
     text: str | None
     columns: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

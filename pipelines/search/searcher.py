@@ -38,23 +38,24 @@ NOT_SHOWN = (
 class Searcher:
     """Holds the table, as it is now, and the models open for many queries. Not thread-safe.
 
-    embeds: False loads no embedder, for a Searcher that is only asked for mode "text" and given vectors.
+    table: where it is, or its name: FOLDER/NAME. reranker: which model, or its weights alone. embeds: False loads no
+    embedder, for a Searcher that is only asked for mode "text" and given vectors.
     Raises TableError for a table that is missing, empty or of other weights, or whose texts cannot be had for the
     reranker; ModelError for weights that are missing or not what they must be."""
 
-    def __init__(self, address: TableAddress, reranker: ModelSpec | None = None, embeds: bool = True):
-        table = open_table(address, "embed", lances_cache=True)
-        if table.count_rows() == 0:
-            raise TableError(f"{address.location} is empty; run `vectormill embed` first")
+    def __init__(self, table: TableAddress | str, reranker: ModelSpec | str | None = None, embeds: bool = True):
+        address = TableAddress.named(table) if isinstance(table, str) else table
         self._location = address.location
-        self.table = table
-        self.metadata: TableMetadata = table.metadata
-        self._passages = Passages(table.schema, table.metadata)
-        self._shown = [n for n in table.schema.names if n not in NOT_SHOWN and n != self._passages.stored]
-        self._lookup = Lookup(table, ["id", "_chunk", "_start", "_end", *self._shown, *self._passages.columns])
+        self.table = open_table(address, "embed", lances_cache=True)
+        if self.table.count_rows() == 0:
+            raise TableError(f"{address.location} is empty; run `vectormill embed` first")
+        self.metadata: TableMetadata = self.table.metadata
+        self._passages = Passages(self.table.schema, self.metadata)
+        self._shown = [n for n in self.table.schema.names if n not in NOT_SHOWN and n != self._passages.stored]
+        self._lookup = Lookup(self.table, ["id", "_chunk", "_start", "_end", *self._shown, *self._passages.columns])
         if reranker is not None and not self._passages.columns:
             raise self._without_texts()
-        self._embedder = query_embedder(table.metadata, address.location, address.storage) if embeds else None
+        self._embedder = query_embedder(self.metadata, address.location, address.storage) if embeds else None
         self.reranker: Any = None
         if reranker is not None:  # last: of the memory that is then left, it takes what it can use
             from actors.reranker.reranker import Reranker  # torch

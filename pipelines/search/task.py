@@ -5,7 +5,7 @@ over the same rows. Beside the columns of the searched table a record has
 
 | column | type | meaning |
 |---|---|---|
-| hit_id, chunk, start, end | string, int32 | id of the row that was found, number of the passage and its span |
+| hit_id, chunk, start, end | string, int32 | the row that was found, which passage, and its place in the text |
 | similarity | float32 | cosine to the query; null for what only its words found |
 | relevance | float32 | by the reranker, 0..1; null without one, or where it gave no number |
 | first_rank | int32 | in the first stage, from 1 |

@@ -20,7 +20,7 @@ class UnitInTable:
 
     unit: int
     shard: int
-    span: Range
+    range: Range
     rows: int
 
 
@@ -85,13 +85,13 @@ def _append(claimed: list[Range], start: int, stop: int) -> None:
 
 
 def _range_of(found: UnitInTable, shard: Shard, rows_per_unit: int) -> Range:
-    start, stop = found.span
+    start, stop = found.range
     if content_id("unit", found.shard, start, stop) == found.unit:
-        return found.span
+        return found.range
     for unit in cut(shard, rows_per_unit):  # its first or last row was deleted: find the unit by its id
         if unit.id == found.unit:
             return unit.start, unit.stop
-    return found.span
+    return found.range
 
 
 def pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_unit: int) -> Iterator[Unit]:

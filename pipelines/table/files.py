@@ -14,7 +14,7 @@ import pyarrow as pa
 from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
-from pipelines.errors import TableError
+from pipelines.errors import ConfigError, TableError
 from pipelines.storage.clients import lance_options
 from pipelines.storage.faults import translate
 from pipelines.storage.places import is_s3, local_path
@@ -38,6 +38,14 @@ class TableAddress:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", self.location if is_s3(self.location) else local_path(self.location))
+
+    @classmethod
+    def named(cls, name: str, storage: StorageConfig | None = None) -> TableAddress:
+        """Of FOLDER/NAME or s3://BUCKET/FOLDER/NAME, with or without `.lance`. Raises ConfigError."""
+        place = name.rstrip("/").removesuffix(".lance")
+        if not place or (place.startswith("s3:") and place.count("/") < 3):
+            raise ConfigError(f"{name!r} names no table; write FOLDER/NAME, s3://BUCKET/FOLDER/NAME or a job file")
+        return cls(f"{place}.lance", storage or StorageConfig())
 
     @property
     def options(self) -> dict[str, str] | None:

@@ -3,7 +3,7 @@
 | column | type | meaning |
 |---|---|---|
 | vector | fixed_size_list<float32 or float16>[D] | unit length |
-| _start, _end | int32 | span of the passage in the row's text, in characters; never null |
+| _start, _end | int32 | where the passage begins and ends in the row's text, in characters; never null |
 
 Legend: N records, D dimensions.
 """
@@ -127,8 +127,8 @@ def vectors_schema(
     """Of a table of vectors; columns: the carried ones and the text's, if it is stored."""
     element = pa.float16() if vector_dtype == "float16" else pa.float32()
     vector = pa.field(VECTOR, pa.list_(element, dimensions))
-    spans = [pa.field(name, pa.int32(), nullable=False) for name in ("_start", "_end")]
-    return table_schema(columns, [vector], spans, metadata)
+    offsets = [pa.field(name, pa.int32(), nullable=False) for name in ("_start", "_end")]
+    return table_schema(columns, [vector], offsets, metadata)
 
 
 def _lengths(batch: pa.RecordBatch, unit_length: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -178,12 +178,12 @@ class Tokenise:
         room = self.chunking.max_tokens - tokenizer.special_tokens
         take, chunk, start, end, pieces = [], [], [], [], []
         for row, text in enumerate(rows["text"].to_pylist()):
-            spans = (
+            cut = (
                 [(0, 0)]
                 if text is None
-                else passages(text, tokenizer.token_spans(text), room, self.chunking.overlap_tokens)
+                else passages(text, tokenizer.token_offsets(text), room, self.chunking.overlap_tokens)
             )
-            for number, (first, last) in enumerate(spans):
+            for number, (first, last) in enumerate(cut):
                 take.append(row)
                 chunk.append(number)
                 start.append(first)
@@ -191,15 +191,15 @@ class Tokenise:
                 pieces.append(None if text is None else text[first:last])
         rows = rows.take(pa.array(take, pa.int64()))
         rows = rows.set_column(rows.column_names.index("text"), "text", pa.array(pieces, pa.string()))
-        return _with_spans(rows, chunk, start, end)
+        return _with_offsets(rows, chunk, start, end)
 
 
 def _one_chunk_a_row(rows: pa.Table) -> pa.Table:
     zeros = np.zeros(rows.num_rows, np.int32)
-    return _with_spans(rows, zeros, zeros, pc.fill_null(pc.utf8_length(rows["text"]), 0).cast(pa.int32()))
+    return _with_offsets(rows, zeros, zeros, pc.fill_null(pc.utf8_length(rows["text"]), 0).cast(pa.int32()))
 
 
-def _with_spans(rows: pa.Table, chunk: object, start: object, end: object) -> pa.Table:
+def _with_offsets(rows: pa.Table, chunk: object, start: object, end: object) -> pa.Table:
     for name, values in (("_chunk", chunk), ("_start", start), ("_end", end)):
         column = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.int32())
         rows = rows.append_column(name, column)

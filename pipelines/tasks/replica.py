@@ -13,7 +13,7 @@ from pipelines.config import ReplicaRange
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
 from pipelines.errors import VectormillError
 
-Tokenise = Callable[[pa.Table], tuple[pa.Table, int, int]]
+TokeniseRows = Callable[[pa.Table], tuple[pa.Table, int, int]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Pool:
         )
 
 
-def tokenise_stage(tokenise: Tokenise, pool: Pool) -> Stage:
+def tokenise_stage(tokenise: TokeniseRows, pool: Pool) -> Stage:
     """`tokenise` gives of rows the table for the next stage, its tokens, and how many texts were truncated."""
 
     def work(parcels: list[Parcel]) -> Iterator[Parcel]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TREE = ("pipelines", "actors", "tests", "pyproject.toml")
+TREE = ("vectormill", "pipelines", "actors", "tests", "pyproject.toml")
 LONGEST_SECONDS = 900
 Edit = tuple[str, str, str]  # file, what stands there once, what stands there instead
 

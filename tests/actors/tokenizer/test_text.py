@@ -78,19 +78,19 @@ def test_a_very_long_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch
     assert 0 < sum(read) < 10_000
 
 
-def test_spans_are_characters_of_the_text() -> None:
+def test_offsets_are_characters_of_the_text() -> None:
     text = "Café 世界 don't 🙂"
-    spans = TextTokenizer(ModelSpec("bundled", prompt="note: ")).token_spans(text)
-    assert spans.dtype == np.int32
-    assert [text[a:b] for a, b in spans] == ["Café", "世", "界", "don", "'", "t", "🙂"]
-    assert TextTokenizer(ModelSpec("bundled")).token_spans("").shape == (0, 2)
+    offsets = TextTokenizer(ModelSpec("bundled", prompt="note: ")).token_offsets(text)
+    assert offsets.dtype == np.int32
+    assert [text[a:b] for a, b in offsets] == ["Café", "世", "界", "don", "'", "t", "🙂"]
+    assert TextTokenizer(ModelSpec("bundled")).token_offsets("").shape == (0, 2)
 
 
-def test_spans_survive_letters_that_grow_in_lower_case() -> None:
+def test_offsets_survive_letters_that_grow_in_lower_case() -> None:
     tokenizer = TextTokenizer(ModelSpec("bundled"))
     tokenizer._lower_case = True
     text = "İİİ Berlin"
-    assert text[slice(*tokenizer.token_spans(text)[-1])] == "Berlin"
+    assert text[slice(*tokenizer.token_offsets(text)[-1])] == "Berlin"
 
 
 def test_the_fake_has_the_same_surface() -> None:
@@ -100,7 +100,7 @@ def test_the_fake_has_the_same_surface() -> None:
     first, second, third = rows(encoded)
     assert first == second
     assert len(third) == tokenizer.special_tokens == 1
-    assert tokenizer.token_spans("The cat, sat").tolist() == [[0, 3], [4, 7], [9, 12]]
+    assert tokenizer.token_offsets("The cat, sat").tolist() == [[0, 3], [4, 7], [9, 12]]
     assert encoded.ids.max() <= 32768
 
 

@@ -78,8 +78,8 @@ def test_version_and_schema():
 
 def test_console_script_and_module_are_the_same():
     (script,) = entry_points(group="console_scripts", name="vectormill")
-    assert script.load() is cli.main
-    commands = [[str(Path(sys.executable).parent / "vectormill")], [sys.executable, "-m", "pipelines"]]
+    assert script.value == "vectormill.__main__:main"
+    commands = [[str(Path(sys.executable).parent / "vectormill")], [sys.executable, "-m", "vectormill"]]
     told = [subprocess.run([*c, "--help"], cwd=ROOT, capture_output=True, text=True, check=True) for c in commands]
     first, *others = told[0].stdout.splitlines()
     assert first == "Usage: vectormill [OPTIONS] COMMAND [ARGS]..."

@@ -9,6 +9,7 @@ import json
 import pickle
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import lance
 import pyarrow as pa
@@ -19,10 +20,11 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import CorpusConfig, StorageConfig
+from pipelines.config import CorpusConfig, Format, StorageConfig
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.counting import scan_all
 from pipelines.corpus.formats import lance as lance_format
+from pipelines.corpus.formats.registry import FORMATS
 from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import CorpusError
 from pipelines.rows import row_schema
@@ -247,3 +249,9 @@ def test_any_bytes_are_counted_as_they_are_read(parts: list[bytes], kind: str, r
         whole = rows(1000)
         patch.setattr("pipelines.corpus.shard_file.BLOCK_BYTES", block)
         assert rows(rows_per_unit) == whole
+
+
+def test_a_job_file_may_ask_for_each_format_and_no_other():
+    assert set(get_args(Format)) == {"auto", *FORMATS}
+    extensions = [extension for module in FORMATS.values() for extension in module.EXTENSIONS]
+    assert len(extensions) == len(set(extensions)), "an extension says one format"

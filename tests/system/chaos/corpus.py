@@ -110,7 +110,7 @@ class FileVersion:
     def _spans(self, text: str) -> list[tuple[int, int]]:
         if not self.chunked:
             return [(0, len(text))]
-        return passages(text, _tokenizer.token_spans(text), MAX_TOKENS - _tokenizer.special_tokens, OVERLAP)
+        return passages(text, _tokenizer.token_offsets(text), MAX_TOKENS - _tokenizer.special_tokens, OVERLAP)
 
     def content(self, chance: random.Random) -> bytes:
         return _WRITERS[self.format](self.rows, chance)

@@ -90,7 +90,7 @@ class Trial:
         it last, not by who starts last."""
         rivals = [other for other in self.drivers if other.alive]
         stopped = ["tests.system.chaos.seams", *map(str, seam)] if seam is not None else None
-        module = stopped or ["pipelines", "embed"]
+        module = stopped or ["vectormill", "embed"]
         self.started += 1
         driver = Driver(self.folder, self.started, [*module, str(self.folder / "job.yaml"), "--json", *options])
         driver.serial = self.serial
