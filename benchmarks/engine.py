@@ -292,8 +292,7 @@ def main() -> None:
         return
     facts = machine.facts()
     measured = measure(options, [sys.executable, "-m", "benchmarks.engine", *sys.argv[1:]])
-    shown = {key: value for key, value in vars(options).items() if key not in ("folder", "one_run")}
-    print(json.dumps({"benchmark": "engine", **shown, "needed_per_core": NEEDED_PER_CORE, **measured, **facts}))
+    print(json.dumps(machine.result("engine", vars(options), facts, needed_per_core=NEEDED_PER_CORE, **measured)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from actors.network.kernels import plain
 from actors.network.kernels.choose import choose
 from actors.network.kernels.operations import Kernels, Quantised, Rotation
-from benchmarks.model import report
+from benchmarks import machine as hardware
 
 SEED = 1
 
@@ -26,7 +26,7 @@ def machine(dry: bool) -> dict[str, Any]:
     size = 1 << (24 if dry else 32)
     source = torch.full((size,), 7, dtype=torch.uint8, device=device(dry))
     seconds = timed(lambda: source.clone(), device(dry), 3)
-    found = report.machine(device(dry)) | {"copy_gb_per_second": round(2 * size / seconds / 1e9, 1)}
+    found = hardware.facts(device(dry)) | {"copy_gb_per_second": round(2 * size / seconds / 1e9, 1)}
     what = f"{found.get('gpu') or found['cpu']}, torch {torch.__version__}"
     return {"said": f"{what}, copies {found['copy_gb_per_second']} GB/s", **found}
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from benchmarks import machine
 from benchmarks.gpu_kernels import device
 from benchmarks.model import ceiling, measure, report, rerank, subjects
 from benchmarks.model.ceiling import Ceiling
@@ -34,7 +35,7 @@ def ceilings(dry: bool) -> dict[str, Any]:
         except RuntimeError as error:  # torch 2.11 has no such products of 8 bits on a CPU; the others still count
             found[kind] = {"error": str(error)[:300]}
             continue
-        state = None if dry else report.gpu_state("clocks.sm", "power.draw", "temperature.gpu")
+        state = None if dry else machine.gpu_state("clocks.sm", "power.draw", "temperature.gpu")
         found[kind] = report.ceiling(_measured[kind]) | {"state": state}
     rates = [f"{kind} {c.burst / 1e12:.4g}, sustained {c.sustained / 1e12:.4g}" for kind, c in _measured.items()]
     return {"said": f"TFLOP/s in a burst: {'; '.join(rates)}", **found}

@@ -186,7 +186,7 @@ def main() -> None:
     for one in checkpoints:
         done = one["read_checkpoint"]
         print(f"{one['units']:>8,} units of {one['rows']:,} rows: read in {done['cpu_seconds']} CPU s, {done['mb']} MB")
-    print(json.dumps({"benchmark": "history", "commits": committing, "checkpoint": checkpoints, **facts}))
+    print(json.dumps(machine.result("history", vars(options), facts, commits=committing, checkpoint=checkpoints)))
 
 
 if __name__ == "__main__":

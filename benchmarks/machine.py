@@ -1,30 +1,77 @@
-"""What a measurement was made on: printed with every number."""
+"""What a measurement was made on, and the one form of a result, a JSON line:
+
+{"benchmark": its name, "settings": what it was asked for, "machine": `facts`, ... what was measured}
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("vectormill", "torch", "transformers", "tokenizers", "ray", "pylance", "lancedb", "pyarrow", "numpy")
+PACKAGES = (
+    *(
+        "vectormill",
+        "torch",
+        "transformers",
+        "sentence-transformers",
+        "tokenizers",
+        "fastokens",
+        "triton",
+        "flash-attn",
+    ),
+    *("ray", "pylance", "lancedb", "pyarrow", "numpy"),
+)
+NO_SETTINGS = ("folder", "one_run", "ask", "search", "texts")  # paths, and what a script asks of its own processes
 
 
-def facts() -> dict[str, Any]:
-    """CPU, cores, load, memory, versions, date. No host name, no path."""
-    return {
+def result(benchmark: str, settings: Mapping[str, Any], machine: Mapping[str, Any], **measured: Any) -> dict[str, Any]:
+    """A result in the one form. machine: `facts`, taken before anything was measured."""
+    shown = {name: value for name, value in settings.items() if name not in NO_SETTINGS}
+    return {"benchmark": benchmark, "settings": shown, "machine": dict(machine), **measured}
+
+
+def facts(device: str = "cpu") -> dict[str, Any]:
+    """Date, CPU, cores, load, memory, versions, and what GPU a CUDA device is. No host name, no path."""
+    found = {
+        "date": datetime.now(UTC).date().isoformat(),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),  # what else ran in the minute before
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+    return found | (_gpu(device) if device.startswith("cuda") else {})
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpu_memory_gb": round(properties.total_memory / 1e9, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "driver": gpu_state("driver_version"),
+    }
+
+
+def gpu_state(*fields: str) -> str | None:
+    """What nvidia-smi says of the first GPU now: "driver_version", "clocks.sm", "power.draw" ...; None without it."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    return None
 
 
 def memory_mb(field: str = "VmHWM") -> float:

@@ -26,7 +26,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -164,17 +163,17 @@ def main() -> None:
     facts = machine.facts()
     committing = committer(options.units) if options.units else []
     driving = drivers(options.rows, options.engine) if options.rows else []
-    for found in committing:
-        print(f"committer {found['units']:>10,} units  {found['commits']:>5} commits  {found['rss_mb']:8.1f} MB held")
-    for found in driving:
-        print(
-            f"driver    {found['rows']:>10,} rows   {found['units']:>5} units    {found['peak_mb']:8.1f} MB at its peak"
-        )
-    summary: dict[str, Any] = {"benchmark": "memory", "engine": options.engine}
-    summary |= {"committer": committing, "driver": driving}
-    summary["committer_growth"] = growth(committing, "rss_mb", "units", 1_000)
-    summary["driver_growth"] = growth(driving, "peak_mb", "rows", 1_000_000)
-    print(json.dumps({**summary, **facts}))
+    for one in committing:
+        print(f"committer {one['units']:>10,} units  {one['commits']:>5} commits  {one['rss_mb']:8.1f} MB held")
+    for one in driving:
+        print(f"driver    {one['rows']:>10,} rows   {one['units']:>5} units    {one['peak_mb']:8.1f} MB at its peak")
+    found = {
+        "committer": committing,
+        "driver": driving,
+        "committer_growth": growth(committing, "rss_mb", "units", 1_000),
+        "driver_growth": growth(driving, "peak_mb", "rows", 1_000_000),
+    }
+    print(json.dumps(machine.result("memory", vars(options), facts, **found)))
 
 
 if __name__ == "__main__":

@@ -205,14 +205,12 @@ def main() -> None:
         write_corpus(folder / "corpus", options.rows)
         rounds = [one_round(folder, n, options.engine, options.weights) for n in range(options.rounds)]
     show(rounds)
-    summary = {
-        "benchmark": "pipeline",
-        **vars(options),
+    found = {
         "ratio": round(statistics.median(r["ratio"] for r in rounds), 4),
         "ratio_to_embedding": round(statistics.median(r["ratio_to_embedding"] for r in rounds), 4),
         "each_round": rounds,
     }
-    print(json.dumps({**summary, **facts}))
+    print(json.dumps(machine.result("pipeline", vars(options), facts, **found)))
 
 
 if __name__ == "__main__":

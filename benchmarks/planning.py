@@ -9,11 +9,9 @@ files in 60 s of CPU and 1 GB of memory.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -21,6 +19,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import machine
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.counting import scan_all
@@ -74,17 +73,17 @@ def plan(folder: str, side_folder: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = machine.parser(__doc__)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--format", choices=("parquet", "jsonl"), default="parquet")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    facts = machine.facts()
     with tempfile.TemporaryDirectory() as base:
-        generate(f"{base}/corpus", arguments.files, arguments.format)
+        generate(f"{base}/corpus", options.files, options.format)
         cold, cached = plan(f"{base}/corpus", f"{base}/side"), plan(f"{base}/corpus", f"{base}/side")
         cache_mb = os.path.getsize(f"{base}/side/shards.arrow") / 1e6
-    machine = {"python": platform.python_version(), "pyarrow": pa.__version__, "cpus": os.cpu_count()}
-    shown = {"files": arguments.files, "format": arguments.format, "cold": cold, "with_cache": cached}
-    print(json.dumps({**shown, "cache_mb": round(cache_mb, 1), **machine}))
+    found = {"cold": cold, "with_cache": cached, "cache_mb": round(cache_mb, 1)}
+    print(json.dumps(machine.result("planning", vars(options), facts, **found)))
 
 
 if __name__ == "__main__":

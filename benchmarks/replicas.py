@@ -123,7 +123,7 @@ def main() -> None:
             f"busy {each['busy_share']:.1%}   all started within {each['started_within']:.1f} s"
         )
     efficiency = {str(each["replicas"]): each["efficiency"] for each in found}
-    print(json.dumps({"benchmark": "replicas", **vars(options), "efficiency": efficiency, "each": found, **facts}))
+    print(json.dumps(machine.result("replicas", vars(options), facts, efficiency=efficiency, each=found)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -136,8 +135,8 @@ def main() -> None:
             score()
             by_clock[name].append(time.perf_counter() - began)
             by_cpu_time[name].append(time.process_time() - began_cpu)
-    shown = {
-        "settings": {**vars(given), "head_rows": rows, "logit_spread": round(float(expected.std()), 3)},
+    settings = {**vars(given), "head_rows": rows, "logit_spread": round(float(expected.std()), 3)}
+    found = {
         **lengths(reranker, pairs),
         "worst_logit_difference": worst,
         "pairs_per_second": {name: round(len(pairs) / statistics.median(s), 2) for name, s in by_clock.items()},
@@ -146,7 +145,7 @@ def main() -> None:
     }
     for name, ratio in ratios(by_clock).items():
         print(f"{name:20} {ratio:6.2f}, by CPU time {ratios(by_cpu_time)[name]:6.2f}")
-    print(json.dumps({**shown, "sentence-transformers": version("sentence-transformers"), **facts}))
+    print(json.dumps(machine.result("rerank", settings, facts, **found)))
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:

@@ -258,8 +258,7 @@ def main() -> None:
     for rows in options.rows:
         measured.append(measure(rows, options))
         show(measured[-1])
-    shown = {key: value for key, value in vars(options).items() if key not in ("folder", "one_run")}
-    print(json.dumps({"benchmark": "scale", **shown, "measured": measured, "growth": growth(measured), **facts}))
+    print(json.dumps(machine.result("scale", vars(options), facts, measured=measured, growth=growth(measured))))
 
 
 if __name__ == "__main__":

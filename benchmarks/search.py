@@ -310,7 +310,8 @@ def main() -> None:
         for side, measured in measure(base, given):
             sides[side] = measured
             print(side, measured, flush=True)
-    print(json.dumps({"settings": vars(given), "sides": sides, **facts, "load_after": machine.facts()["load_before"]}))
+    facts["load_after"] = machine.facts()["load_before"]
+    print(json.dumps(machine.result("search", vars(given), facts, sides=sides)))
 
 
 if __name__ == "__main__":

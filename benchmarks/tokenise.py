@@ -170,8 +170,8 @@ def main() -> None:
     for name, rate in speed.items():
         print(f"{name:>20}: {rate['first']:12,.0f} tokens/s first, {rate['again']:12,.0f} again, "
               f"{rate['load_cpu_seconds']:.1f} s to load")  # fmt: skip
-    shown = {name: value for name, value in vars(options).items() if name != "texts"}
-    print(json.dumps({"benchmark": "tokenise", **shown, "exact": exact, "tokens_per_cpu_second": speed, **facts}))
+    found = machine.result("tokenise", vars(options), facts, exact=exact, tokens_per_cpu_second=speed)
+    print(json.dumps(found))
     sys.exit(any(one["mismatches"] for one in exact.values()))
 
 

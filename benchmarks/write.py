@@ -172,8 +172,7 @@ def main() -> None:
         rate = f["mb_per_second"]
         cached = f"{rate['lance']:11,.0f} {rate['raw']:9,.0f} {f['ratio']:6.2f}"
         print(f"{kind:>8} {cached} {rate['lance_synced']:14,.0f} {rate['raw_synced']:7,.0f} {f['ratio_synced']:6.2f}")
-    shown = {name: value for name, value in vars(options).items() if name != "folder"}
-    print(json.dumps({"benchmark": "write", **shown, **found, **facts}))
+    print(json.dumps(machine.result("write", vars(options), facts, **found)))
 
 
 if __name__ == "__main__":

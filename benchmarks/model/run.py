@@ -12,6 +12,7 @@ import numpy as np
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.spec import ModelSpec
 from actors.tokenizer.text import Encoded, TextTokenizer
+from benchmarks import machine
 from benchmarks.model import ceiling, measure, padded, peers, report, subjects, texts
 from benchmarks.model.ceiling import Ceiling
 from benchmarks.model.flops import Shape
@@ -59,7 +60,7 @@ def run(options: Options, ceilings: Sequence[Ceiling] | None = None) -> dict[str
 def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> dict[str, Any]:
     subject, spec = _load(options, folder)
     device, dtype = resolve_device(spec), resolve_dtype(spec)
-    machine = report.machine(device)
+    facts = machine.facts(device)
     # Taken before ours starts, which may turn the weights into 8 bits.
     peer_model = subject.peer_model() if options.peers else None
     ours = Ours(subject, spec)
@@ -74,11 +75,10 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
     for peer in others:
         name = peer.way.name
         results[name] |= _compared(runs[AGAINST["embed"][name]], runs[name]) | {"settings": peer.settings}
-    return {
-        "benchmark": "model layer",
+    settings = asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.embedder.token_budget)}
+    found = {
         "model": options.model,
         "weights": subject.weights,
-        "settings": asdict(options) | {"device": device, "dtype": dtype, **report.settings(ours.embedder.token_budget)},
         "work": work.facts,
         "ours": {way.name: results[way.name] for way in ways},
         "peers": {peer.way.name: results[peer.way.name] for peer in others},
@@ -86,8 +86,8 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
         "ceilings": [report.ceiling(found) for found in ceilings],
         "flops": _flops(shape, work.lengths),
         "selfcheck": [asdict(found) for found in ours.embedder.comparisons],
-        "machine": machine,
     }
+    return machine.result("model layer", settings, facts, **found)
 
 
 def _load(options: Options, folder: Path) -> tuple[Subject, ModelSpec]:

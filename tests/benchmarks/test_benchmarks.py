@@ -26,7 +26,9 @@ def test_pipeline():
     assert 0.1 < found["ratio"] < 1.5
     stages = found["each_round"][0]["pipeline"]["stage_seconds"]
     assert set(stages) == {"read", "tokenise", "embed", "write"}
-    assert {"cpu", "cores", "torch", "ray", "pylance", "date"} <= set(found)
+    assert {"cpu", "cores", "date"} <= set(found["machine"])
+    assert {"torch", "ray", "pylance"} <= set(found["machine"]["versions"])
+    assert found["settings"]["engine"] == "inline"
 
 
 def test_write():

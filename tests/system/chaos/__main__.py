@@ -28,12 +28,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 
+from benchmarks import machine
 from tests.support.fault_proxy import FaultProxy
 from tests.system.chaos.faults import KINDS, Kind
 from tests.system.chaos.judge import FAULTS
@@ -53,6 +53,7 @@ class Suite:
         self.folder = folder
         self.endpoint = endpoint
         self.began = time.monotonic()
+        self.machine = machine.facts()
         self.tried: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
@@ -132,7 +133,7 @@ class Suite:
         """A kind that was often tried and never happened as meant tests nothing: that is not well either."""
         never = sorted(kind for kind, times in self.tried.items() if times >= TRIES and not self.faults[kind])
         wrong = self.failed or never or any(self.sums[fault] for fault in FAULTS)
-        return {
+        found = {
             "ok": not wrong and not self.stopping.is_set(),
             "faults": self.faults.total(),
             "by_kind": dict(sorted(self.faults.items())),
@@ -140,10 +141,8 @@ class Suite:
             **{name.replace(" ", "_"): count for name, count in self.sums.items()},
             "failed_trial_seeds": self.failed,
             "seconds": round(self.seconds, 1),
-            "seed": self.options.seed,
-            "cpus": os.cpu_count(),
-            **{name: version(name) for name in ("vectormill", "ray", "pylance", "lancedb")},
         }
+        return machine.result("chaos", vars(self.options), self.machine, **found)
 
 
 def run(trial: Trial, kinds: list[Kind], suite: Suite) -> None:
