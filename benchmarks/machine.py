@@ -17,17 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *(
-        "vectormill",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "tokenizers",
-        "fastokens",
-        "triton",
-        "flash-attn",
-    ),
-    *("ray", "pylance", "lancedb", "pyarrow", "numpy"),
+    *("vectormill", "ray", "pylance", "lancedb", "pyarrow", "numpy", "torch", "triton", "transformers"),
+    *("sentence-transformers", "tokenizers", "fastokens", "flash-attn"),
 )
 NO_SETTINGS = ("folder", "one_run", "ask", "search", "texts")  # paths, and what a script asks of its own processes
 

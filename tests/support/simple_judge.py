@@ -1,7 +1,7 @@
 """A corpus of short rows and its judge: for tests in which neither format nor bad rows are the point.
 
 The judge reads a table with lance alone and compares with what an undisturbed computation gives, bit for bit. Random
-corpora, with bad rows and passages, and a judge that knows them are in tests/chaos/.
+corpora, with bad rows and passages, and a judge that knows them are in tests/system/chaos/.
 """
 
 from __future__ import annotations
