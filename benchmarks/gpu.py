@@ -18,10 +18,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks import gpu_steps
+from benchmarks.gpu_steps import Step
 
 ROOT = Path(__file__).parents[1]
 ITSELF = ("-m", "benchmarks.gpu")
@@ -29,15 +30,6 @@ RECORDS = "gpu.jsonl"
 POLL_SECONDS = 0.2
 START_SECONDS = 90  # until a fresh process has imported torch and begins a step
 POISONED = 3  # exit code of a worker whose device can do nothing more
-
-
-@dataclass(frozen=True)
-class Step:
-    """A measurement with a time of its own, in seconds; run(dry) gives what goes into the record."""
-
-    name: str
-    seconds: float
-    run: Callable[[bool], dict[str, Any]]
 
 
 def main() -> None:
@@ -63,8 +55,6 @@ def main() -> None:
 
 def chosen(only: str) -> list[Step]:
     """The steps whose name has one of the parts."""
-    from benchmarks import gpu_steps
-
     parts = [part for part in only.split(",") if part]
     return [step for step in gpu_steps.STEPS if not parts or any(part in step.name for part in parts)]
 

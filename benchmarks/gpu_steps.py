@@ -6,9 +6,17 @@ The seconds are limits, about three times what an H200 should need; together the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu import Step
+
+@dataclass(frozen=True)
+class Step:
+    """A measurement with a time of its own, in seconds; run(dry) gives what goes into the record."""
+
+    name: str
+    seconds: float
+    run: Callable[[bool], dict[str, Any]]
 
 
 def _of(module: str, name: str, *arguments: Any) -> Callable[[bool], dict[str, Any]]:
