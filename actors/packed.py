@@ -9,7 +9,7 @@ Legend: N sequences, T tokens in all, n and t those of one micro-batch.
 import numpy as np
 
 
-def plan(lengths_N: np.ndarray, token_budget: int) -> list[np.ndarray]:
+def micro_batches(lengths_N: np.ndarray, token_budget: int) -> list[np.ndarray]:
     """Cuts N sequences into micro-batches: index arrays, longest sequences first, each index exactly once.
 
     A micro-batch holds at most token_budget tokens; a single sequence longer than that goes alone.

@@ -100,7 +100,7 @@ class Embedder:
             self.token_budget = max(1, min(self.token_budget, int(lengths_N[rows_n].sum()) // 2))
 
         double_buffered(
-            batches=packed.plan(lengths_N, self.token_budget),
+            batches=packed.micro_batches(lengths_N, self.token_budget),
             send=lambda rows_n: self._model.encode(*packed.gather(ids, offsets, rows_n)),
             receive=receive,
             too_large=too_large,

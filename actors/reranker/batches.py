@@ -63,7 +63,7 @@ class PairBatches:
         """
         pair_N = self._head_Q[self._query_of_N] + self._tail_N
         if not self._reuse:
-            return packed.plan(pair_N, token_budget)
+            return packed.micro_batches(pair_N, token_budget)
         order_N = np.lexsort((-self._tail_N, self._query_of_N))
         query_N = self._query_of_N[order_N]
         rest_N = self._head_Q[query_N] - self._common

@@ -14,7 +14,7 @@ lengths = st.lists(st.integers(1, 300), max_size=60).map(lambda found: np.array(
 @settings(max_examples=200, deadline=None)
 @given(lengths, st.integers(1, 500))
 def test_plan(lengths_N: np.ndarray, budget: int) -> None:
-    plan = packed.plan(lengths_N, budget)
+    plan = packed.micro_batches(lengths_N, budget)
     assert sorted(i for rows in plan for i in rows.tolist()) == list(range(len(lengths_N)))
     for rows in plan:
         assert len(rows) == 1 or lengths_N[rows].sum() <= budget
