@@ -5,12 +5,13 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipelines.config import DOCUMENT, CorpusConfig
+from pipelines.content import DIGEST
 
 REASONS = {
     "undecodable": "the record cannot be decoded (broken JSON, invalid UTF-8, wrong number of fields)",
     "too_long": "the record or its text is longer than 32 MiB, the most that one row may hold",
     "no_id": "the id column is null or missing",
-    "duplicate_id": "an earlier row of the same unit has this id",
+    "duplicate_id": "an earlier row of the same unit has this id (of tables that an older release made)",
     "no_text": "the text column is null or missing",
     "not_a_string": "the text is not a string",
     "bad_column": "a carried column does not fit the table's type",
@@ -23,11 +24,17 @@ REASONS = {
     "hangs_worker": "the work on this row did not end in run.stage_timeout_seconds, again and again",
 }
 
-# What the read stage delivers for each row, before chunking: id, the carried columns, the texts, and these.
+# What the read stage delivers for each row, before chunking: id, the carried columns, the texts, and these. _first,
+# _rows: the range of the unit. _file: the content of the file. _text, _carried: digests, see `pipelines.content`.
 ROW_FIELDS = (
     pa.field("_shard", pa.int64(), nullable=False),
     pa.field("_unit", pa.int64(), nullable=False),
     pa.field("_row", pa.int64(), nullable=False),
+    pa.field("_first", pa.int64(), nullable=False),
+    pa.field("_rows", pa.int64(), nullable=False),
+    pa.field("_file", pa.int64(), nullable=False),
+    pa.field("_text", DIGEST),
+    pa.field("_carried", DIGEST),
     pa.field("_reason", pa.string()),
     pa.field("_detail", pa.string()),
 )

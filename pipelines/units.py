@@ -68,6 +68,11 @@ class Shard:
     def listing(self) -> Listing:
         return Listing(self.path, self.size, self.stamp)
 
+    @property
+    def content(self) -> int:
+        """An id of what the file holds and how it is read, wherever it lies."""
+        return content_id("file", self.size, self.version, self.reader)
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -76,7 +81,7 @@ class Unit:
     seek: (row, byte offset) at or before `start` from which a text reader may start.
     stretch: number of the row group or batch it lies in, or UNSEEKABLE; units of one stretch are read in one pass.
     size, stamp: what the reader must still find; a file changed under the run fails the unit.
-    share: bytes of the file that are its rows, about."""
+    share: bytes of the file that are its rows, about. file: the shard's `content`."""
 
     shard: int
     path: str
@@ -87,6 +92,7 @@ class Unit:
     seek: Range = (0, 0)
     stretch: int = 0
     share: int = 0
+    file: int = 0
     id: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +140,7 @@ def cut(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> Iterato
     """The shard's pending units. Boundaries depend only on the shard and `rows_per_unit`, so the same job cuts the
     same units again; where committed units were cut otherwise, what they leave open is cut to fit."""
     edges = _edges(shard, rows_per_unit)
+    content = shard.content
     mark_at = 0
     for gap_start, gap_stop in missing_ranges(shard.rows, done):
         inner = edges[bisect_right(edges, gap_start) : bisect_left(edges, gap_stop)]
@@ -143,7 +150,7 @@ def cut(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> Iterato
             seek = shard.marks[mark_at] if shard.marks and shard.marks[mark_at][0] <= start else (0, 0)
             stretch = bisect_right(shard.breaks, start) if shard.seekable else UNSEEKABLE
             share = shard.size * (stop - start) // shard.rows
-            yield Unit(shard.id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch, share)
+            yield Unit(shard.id, shard.path, start, stop, shard.size, shard.stamp, seek, stretch, share, content)
 
 
 def count_units(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) -> int:
@@ -156,7 +163,8 @@ def count_units(shard: Shard, rows_per_unit: int, done: Iterable[Range] = ()) ->
 def single_row(shard: Shard, row: int) -> Unit:
     """A unit of one row, to read it alone."""
     at = bisect_right(shard.marks, (row, shard.size)) - 1
-    return Unit(shard.id, shard.path, row, row + 1, shard.size, shard.stamp, shard.marks[at] if at >= 0 else (0, 0))
+    seek = shard.marks[at] if at >= 0 else (0, 0)
+    return Unit(shard.id, shard.path, row, row + 1, shard.size, shard.stamp, seek, file=shard.content)
 
 
 def _edges(shard: Shard, rows_per_unit: int) -> list[int]:

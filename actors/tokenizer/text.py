@@ -47,6 +47,7 @@ class Words(Protocol):
 
     prefix: np.ndarray  # int32 [P]
     suffix: np.ndarray  # int32 [S]
+    unknown_id: int | None  # of the token for what the vocabulary lacks
 
     def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -98,6 +99,14 @@ class TextTokenizer:
         """Whether the recipe's query prompt has a place for an instruction."""
         return INSTRUCTED_PROMPT.match(self._query_prompt) is not None
 
+    def unknown(self, encoded: Encoded) -> np.ndarray:
+        """How many tokens of each sequence stand for what the vocabulary lacks, int32 [N]."""
+        unknown_id = self._words.unknown_id
+        if unknown_id is None:
+            return np.zeros(len(encoded.truncated), dtype=np.int32)
+        before = packed.offsets_of((encoded.ids == unknown_id).astype(np.int64))
+        return np.diff(before[encoded.offsets]).astype(np.int32)
+
     def token_offsets(self, text: str) -> np.ndarray:
         """Where the text's own tokens stand, in characters from start to end, int32 [n, 2].
 
@@ -146,6 +155,8 @@ class TokenizerFile:
         self._path = tokenizer_file(folder)
         self._tokenizer = Tokenizer.from_file(str(self._path))
         self.content: Content = BatchTokenizer(self._tokenizer).content
+        said = getattr(self._tokenizer.model, "unk_token", None)  # byte-level BPE has none
+        self.unknown_id: int | None = self._tokenizer.token_to_id(said) if said is not None else None
         bare = self._tokenizer.encode("test", add_special_tokens=False).ids
         dressed = self._tokenizer.encode("test", add_special_tokens=True).ids
         at = next((i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare), None)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in
+from pipelines.content import DIGEST, row_digests, text_digests
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX
 from pipelines.errors import CorpusError
 from pipelines.rows import REASONS, row_schema, text_fields
@@ -115,7 +116,8 @@ def _too_much(unit: Unit, rows: int, held: int) -> str:
 
 
 def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
-    """The unit's table: ids completed, reasons settled in the order of rows.REASONS, provenance stamped."""
+    """The unit's table: ids completed, reasons settled in the order of rows.REASONS, provenance and digests stamped.
+    What a row becomes depends on that row alone."""
     assert decoded.num_rows == unit.rows, (decoded.num_rows, unit)
     numbers = pa.array(range(unit.start, unit.stop), pa.int64())
     own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
@@ -125,18 +127,23 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     if wanted.corpus.id is None:
         ids = own_ids
     else:
-        settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), _duplicates(ids), reason)
+        settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), reason)
         unread = pc.is_in(reason, pa.array(["undecodable", "too_long"]))  # whatever its id would have been
         reason = pc.if_else(unread, reason, settled)
         ids = pc.coalesce(ids, own_ids)
+    whole = _text_digests(list(texts.values()))
     if reason.null_count != unit.rows:
         good = pc.is_null(reason)
         texts = {name: pc.if_else(good, text, pa.scalar(None, text.type)) for name, text in texts.items()}
-    stamps = [pa.repeat(pa.scalar(number, pa.int64()), unit.rows) for number in (unit.shard, unit.id)]
-    carried = [decoded[name] for name in wanted.carried.names]
+    shard, of, first, rows, file = (
+        pa.repeat(pa.scalar(number, pa.int64()), unit.rows)
+        for number in (unit.shard, unit.id, unit.start, unit.rows, unit.file)
+    )
+    carried = decoded.select(wanted.carried.names)
+    digests = [whole, row_digests(carried, unit.rows)]
     details = _details(unit, reason, decoded["_note"])
     table = pa.Table.from_arrays(
-        [ids, *carried, *texts.values(), *stamps, numbers, reason, details],
+        [ids, *carried.columns, *texts.values(), shard, of, numbers, first, rows, file, *digests, reason, details],
         schema=row_schema(wanted.carried, wanted.corpus),
     )
     assert table.num_rows == unit.rows, (table.num_rows, unit)
@@ -159,16 +166,14 @@ def _where(mask: pa.ChunkedArray, reason: str) -> pa.ChunkedArray:
     return pc.if_else(pc.fill_null(mask, False), pa.scalar(reason), pa.scalar(None, pa.string()))
 
 
-def _duplicates(ids: pa.ChunkedArray) -> pa.Array:
-    """`duplicate_id` for each id that an earlier row has, null elsewhere."""
-    if pc.count_distinct(ids, mode="only_valid").as_py() == len(ids) - ids.null_count:
-        return pa.nulls(len(ids), pa.string())
-    seen: set[str] = set()
-    found: list[str | None] = []
-    for one in ids.to_pylist():
-        found.append("duplicate_id" if one is not None and one in seen else None)
-        seen.add(one)
-    return pa.array(found, pa.string())
+def _text_digests(texts: Sequence[pa.ChunkedArray]) -> pa.Array:
+    """Of each row's whole text, also where it is empty: null where there is none. Of several texts (a query, a
+    document, a list of them) those that are there, each in its place."""
+    if len(texts) == 1:
+        return text_digests(texts[0])
+    said = pa.table(list(texts), names=[f"{place}" for place in range(len(texts))])
+    there = pc.invert(reduce(pc.and_, (pc.is_null(text) for text in texts)))
+    return pc.if_else(there.combine_chunks(), row_digests(said, said.num_rows), pa.scalar(None, DIGEST))
 
 
 def _details(unit: Unit, reason: pa.ChunkedArray, notes: pa.ChunkedArray) -> pa.Array:

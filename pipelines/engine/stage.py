@@ -64,16 +64,20 @@ class Tally:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A bundle of units on its way, with its rows."""
+    """A bundle of units on its way, with its rows.
+
+    carried: columns that no stage looks at, once for each row of the corpus; `rows`, of which a row may become many,
+    say in `_at` which of them is theirs. None: there are none."""
 
     bundle: Bundle
     rows: pa.Table
     tally: Tally = field(default_factory=Tally)
+    carried: pa.Table | None = None
 
     def after(self, stage: str, started: float, rows: pa.Table, counted: Tally | None = None) -> Parcel:
         """The parcel after `stage`, which began at `started` (time.perf_counter); counted: what that stage counts."""
         tally = self.tally + Tally(seconds={stage: time.perf_counter() - started})
-        return Parcel(self.bundle, rows, tally if counted is None else tally + counted)
+        return replace(self, rows=rows, tally=tally if counted is None else tally + counted)
 
     def failed(self, why: str, fatal: bool = False, hung: bool = False) -> Failed:
         return Failed(self.bundle, why, fatal, hung)

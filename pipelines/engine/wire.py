@@ -15,7 +15,9 @@ import pyarrow as pa
 from pipelines.engine.stage import Failed, Item, Parcel, Receipt, Tally
 from pipelines.units import Bundle, Span, Unit
 
-SCHEMA = pa.schema([pa.field("head", pa.string()), pa.field("rows", pa.large_binary())])
+SCHEMA = pa.schema(
+    [pa.field("head", pa.string()), *(pa.field(name, pa.large_binary()) for name in ("rows", "carried"))]
+)
 
 
 def span_to_json(span: Span) -> str:
@@ -27,23 +29,22 @@ def span_from_json(text: str) -> Span:
 
 
 def _bundle_to_json(bundle: Bundle) -> list[list[Any]]:
-    return [[u.shard, u.path, u.start, u.stop, u.size, u.stamp, list(u.seek), u.stretch] for u in bundle]
+    return [[u.shard, u.path, u.start, u.stop, u.size, u.stamp, list(u.seek), u.stretch, u.file] for u in bundle]
 
 
 def _bundle_from_json(data: list[list[Any]]) -> tuple[Unit, ...]:
     return tuple(
-        Unit(shard, path, start, stop, size, stamp, (seek[0], seek[1]), stretch)
-        for shard, path, start, stop, size, stamp, seek, stretch in data
+        Unit(shard, path, start, stop, size, stamp, (seek[0], seek[1]), stretch, file=file)
+        for shard, path, start, stop, size, stamp, seek, stretch, file in data
     )
 
 
 def encode(items: Sequence[Item]) -> pa.Table:
     """One row an item."""
-    heads, bodies = [], []
-    for item in items:
-        heads.append(json.dumps(_head(item)))
-        bodies.append(_to_ipc(item.rows) if isinstance(item, Parcel) else pa.nulls(1, pa.large_binary()))
-    return pa.table([pa.array(heads, pa.string()), pa.chunked_array(bodies, pa.large_binary())], schema=SCHEMA)
+    heads = pa.array([json.dumps(_head(item)) for item in items], pa.string())
+    tables = [(item.rows, item.carried) if isinstance(item, Parcel) else (None, None) for item in items]
+    bodies = [pa.chunked_array(map(_to_ipc, column), pa.large_binary()) for column in zip(*tables, strict=True)]
+    return pa.table([heads, *bodies], schema=SCHEMA) if items else SCHEMA.empty_table()
 
 
 def _head(item: Item) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def _head(item: Item) -> dict[str, Any]:
 
 def decode(batch: pa.Table) -> list[Item]:
     items: list[Item] = []
-    for text, body in zip(batch["head"], batch["rows"], strict=True):
+    for text, rows, carried in zip(batch["head"], batch["rows"], batch["carried"], strict=True):
         head = json.loads(text.as_py())
         bundle = _bundle_from_json(head["bundle"])
         if "why" in head:
@@ -66,8 +67,7 @@ def decode(batch: pa.Table) -> list[Item]:
         elif "fragments" in head:
             items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
         else:
-            rows = pa.ipc.open_stream(body.as_buffer()).read_all()
-            items.append(Parcel(bundle, rows, _tally_from_json(head["tally"])))
+            items.append(Parcel(bundle, _from_ipc(rows), _tally_from_json(head["tally"]), _from_ipc(carried)))
     return items
 
 
@@ -81,8 +81,14 @@ def _tally_from_json(data: dict[str, Any]) -> Tally:
     return Tally(**{**data, **counters, "replicas": frozenset((node, process) for node, process in data["replicas"])})
 
 
-def _to_ipc(table: pa.Table) -> pa.Array:
-    """The table's IPC bytes as an array of one value, without copying them."""
+def _from_ipc(body: pa.LargeBinaryScalar) -> pa.Table | None:
+    return pa.ipc.open_stream(body.as_buffer()).read_all() if body.is_valid else None
+
+
+def _to_ipc(table: pa.Table | None) -> pa.Array:
+    """The table's IPC bytes as an array of one value, without copying them; null for none."""
+    if table is None:
+        return pa.nulls(1, pa.large_binary())
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

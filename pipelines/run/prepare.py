@@ -3,7 +3,7 @@ size. Shared by `embed`, `rerank`, `plan` and `verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from pipelines.engine.stage import Executor
 from pipelines.errors import CorpusError, FingerprintMismatch, TableError
 from pipelines.run import sizing
 from pipelines.table.files import TableAddress
-from pipelines.table.schema import TableMetadata
+from pipelines.table.schema import METADATA_KEY, NEW_FIELDS, TEXT_MARK, TableMetadata
 from pipelines.table.table import LanceTable
 from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import Task
@@ -135,12 +135,14 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
         raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
     carried = corpus.carried([shard.listing for shard in shards if shard.rows])
     if table is not None:  # its types were decided once; later shards are cast to them
-        known = table.schema.names
-        carried = pa.schema([table.schema.field(f.name) if f.name in known else f for f in carried])
+        known = table.schema.remove_metadata()
+        carried = pa.schema([known.field(f.name) if f.name in known.names else f for f in carried])
     estimate = Estimate(task, corpus, shards, carried, spec)
     asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
     size = _rows_per_unit(job, table, estimate, given.replicas.max)
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
+    if table is not None and table.metadata.table:
+        metadata = replace(metadata, table=table.metadata.table)
     schema = task.schema(carried, metadata)
     if table is not None:
         check_same_space(table, task, metadata, schema)
@@ -170,15 +172,38 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
     if differences := table.metadata.differences(metadata):
         raise FingerprintMismatch(table.address.location, differences, task.words.space, task.words.remedy)
-    ours, theirs = schema.remove_metadata(), table.schema.remove_metadata()
-    if not ours.equals(theirs):
-        lines = [f"  {f.name}: {f.type}" for f in theirs if f not in list(ours)]
-        lines += [f"  {f.name}: {f.type} (this job)" for f in ours if f not in list(theirs)]
+    lines = list(_other_columns(table, schema))
+    if lines:
         raise TableError(
-            f"{table.address.location} has other columns than this job; nothing was written:\n"
-            + "\n".join(lines)
-            + "\nRestore corpus.columns and table.text_column, or use a new table.name."
+            f"{table.address.location} has other columns than this job; nothing was written:\n" + "\n".join(lines)
         )
+
+
+def _other_columns(table: LanceTable, schema: pa.Schema) -> Iterator[str]:
+    """What stands in the way of adding this job's rows, a line each, with what helps. Columns of others that may be
+    null do not: new rows have none of theirs."""
+    theirs = {field.name: field for field in table.schema}
+    later = {field.name for field in NEW_FIELDS} if table.metadata.format == 2 else set()
+    for field in schema:
+        there = theirs.pop(field.name, None)
+        if there is None and field.name not in later:
+            yield (
+                f"  {field.name}: {field.type} is not there. If it was never carried, leave it out of corpus.columns "
+                "(or table.text_column); if it was dropped or renamed, put it back; or use a new table.name"
+            )
+        elif there is not None and there.type != field.type:
+            yield (
+                f"  {field.name}: {there.type}, where this job has {field.type}. Change it back, or use a new "
+                "table.name"
+            )
+    for name, field in theirs.items():
+        if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY]:
+            yield f"  {name}: holds the texts. Set table.text_column: {name}, or use a new table.name"
+        elif not field.nullable:
+            yield (
+                f"  {name}: {field.type} may not be null, and this job's rows have none. Let it be null "
+                f'(alter_columns({{"path": "{name}", "nullable": True}}) of the Lance dataset), or carry it'
+            )
 
 
 def _rows_per_unit(job: JobConfig, table: LanceTable | None, estimate: Estimate, replicas: int) -> int:

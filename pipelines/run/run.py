@@ -24,6 +24,7 @@ from pipelines.run.metrics import RunMetrics
 from pipelines.run.prepare import Prepared, check_same_space
 from pipelines.run.sizing import bundles, rows_per_commit
 from pipelines.run.unit_attempts import UnitAttempts
+from pipelines.run.upgrade import upgrade
 from pipelines.run.waves import Waves
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending, pending
@@ -61,9 +62,11 @@ class Run:
 
     def work(self) -> Certificate:
         """Work off what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
-        if self.state.rows_done < self.prepared.rows or self._deletes:
+        if self.state.rows_done < self.prepared.rows or self._deletes or self.table.metadata.format == 2:
             seen = self.table.version
             fence = self.table.take_fence(self.id, self._properties())
+            if self.table.metadata.format == 2:
+                upgrade(self.prepared, self.table, fence, self.executor, self.progress)
             if self.table.version != seen + 1:  # somebody committed before the fence, perhaps an older run
                 self._begin_from(contents.checkpoint(self.table, self.prepared.by_id))
             self._remove_orphans(fence)
@@ -97,7 +100,7 @@ class Run:
     def _work_off(self, fence: Fence) -> None:
         self._say_what_was_found()
         prepared, run = self.prepared, self.job.run
-        sink = AppendRows(prepared.address, prepared.schema)
+        sink = AppendRows(prepared.address, prepared.schema, self.id)
         rows = run.commit_every_rows or rows_per_commit(prepared.capacity.replicas.max)
         committer = Committer(partial(sink.commit, fence), run.commit_every_seconds, rows, self._properties)
         waves = Waves(

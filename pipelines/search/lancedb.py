@@ -23,7 +23,7 @@ from pipelines.config import StorageConfig
 from pipelines.errors import VectormillError
 from pipelines.search.query_model import query_embedder
 from pipelines.table.files import TableAddress
-from pipelines.table.schema import METADATA_KEY, TableMetadata, text_column_of
+from pipelines.table.schema import TableMetadata, text_column_of
 from pipelines.table.table import open_table
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def _address(table: TableAddress | str) -> TableAddress:
 
 @cache
 def _metadata(table_metadata: str) -> TableMetadata:
-    found = TableMetadata.from_schema(pa.schema([], metadata={METADATA_KEY: table_metadata.encode()}))
-    assert found is not None
-    return found
+    return TableMetadata.from_json(table_metadata)
 
 
 @cache

@@ -25,13 +25,13 @@ from pipelines.search.query_model import query_embedder
 from pipelines.table.digests import DIGEST_FIELDS
 from pipelines.table.files import TableAddress
 from pipelines.table.lookup import Lookup
-from pipelines.table.schema import TableMetadata
+from pipelines.table.schema import NEW_FIELDS, OF_THE_MODEL, PROVENANCE, TableMetadata
 from pipelines.table.table import open_table
 
 RANK_OFFSET = 60  # of reciprocal rank fusion, as its authors chose it: how little the first ranks tower above the rest
 NOT_SHOWN = (
-    *("id", "vector", "_shard", "_unit", "_row", "_chunk", "_start", "_end", "_tokens", "_truncated", "_reason"),
-    *("_detail", *(field.name for field in DIGEST_FIELDS)),
+    *("id", "vector", "_start", "_end"),
+    *(field.name for field in (*PROVENANCE, *NEW_FIELDS, *OF_THE_MODEL, *DIGEST_FIELDS)),
 )
 
 

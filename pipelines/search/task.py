@@ -121,6 +121,9 @@ class SearchTask:
         pairs = self.query.candidates if self.reranker is not None else 0
         return len(rows) * (QUERY_TOKENS + pairs * (QUERY_TOKENS + PASSAGE_TOKENS)), len(rows) * max(1, pairs)
 
+    def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
+        return rows.append_column("_passage", rows["_text"])
+
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         task, reranker = self, spec if self.reranker is not None else None
         return [pool.stage("search", lambda: searching(task, reranker))]
@@ -167,6 +170,8 @@ class SearchActor:
         zeros = np.zeros(len(take), np.int32)
         columns = {
             "_chunk": pa.array(chunks, pa.int32()),
+            "_passages": pa.array([max(1, len(several)) for several in lists], pa.int32()).take(pa.array(take)),
+            "_passage": out["_text"],
             "_tokens": pa.array(zeros),
             "_truncated": pa.array(zeros != 0),
         }

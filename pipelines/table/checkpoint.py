@@ -1,8 +1,7 @@
 """What the committed table says is done. Pure: no table, no cluster.
 
-A unit is in the table whole or not at all, and every one of its rows keeps its place there, so the smallest and the
-largest `_row` of a unit are its range. If rows of it were deleted later by the table's owner, the unit's id still
-tells (it is a hash of the range): the unit stays done, and the deleted rows are counted.
+A unit is in the table whole or not at all, and each of its records says which rows the unit has. If rows of it were
+deleted later by the table's owner, the unit stays done as long as one is left, and the deleted rows are counted.
 """
 
 from __future__ import annotations
@@ -11,17 +10,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.units import Range, Shard, Unit, content_id, count_units, cut, missing_ranges
+from pipelines.units import Range, Shard, Unit, count_units, cut, missing_ranges
 
 
 @dataclass(frozen=True, slots=True)
 class UnitInTable:
-    """What the table holds of one unit: ids, the range from its smallest to its largest row, and its row count."""
+    """What the table holds of one unit: ids, the unit's range, and how many rows of it. is_whole: whether each row that
+    is there has all its passages."""
 
     unit: int
     shard: int
     range: Range
     rows: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,22 @@ class Totals:
 class Checkpoint:
     """done: the committed row ranges of each shard of the corpus, neighbouring ones joined. stale: row counts of shards
     that are not in it. deleted_rows: rows of committed units that were deleted since. overlaps: rows that are in the
-    table more than once (a defect)."""
+    table more than once, torn: ids of units with rows that lost passages (defects)."""
 
     done: dict[int, list[Range]] = field(default_factory=dict)
     units: int = 0
     stale: dict[int, int] = field(default_factory=dict)
     deleted_rows: int = 0
     overlaps: int = 0
+    torn: list[int] = field(default_factory=list)
 
     @property
     def rows_done(self) -> int:
         return sum(stop - start for ranges in self.done.values() for start, stop in ranges)
 
 
-def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable], rows_per_unit: int) -> Checkpoint:
-    """Match what the table holds against the corpus. `shards` by id; `rows_per_unit` as stored with the table.
+def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]) -> Checkpoint:
+    """Match what the table holds against the corpus. `shards` by id.
 
     In any order; but where the units of a shard come in the order of their rows, a range is kept for each run of them
     and not for each: 10^10 rows in units of 512 are 20 million."""
@@ -65,9 +67,11 @@ def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]
         if shard is None:
             state.stale[found.shard] = state.stale.get(found.shard, 0) + found.rows
             continue
-        start, stop = _range_of(found, shard, rows_per_unit)
+        start, stop = found.range
         _append(ranges[found.shard], start, stop)
         state.units += 1
+        if not found.is_whole:
+            state.torn.append(found.unit)
         state.deleted_rows += max(0, (stop - start) - found.rows)
         state.overlaps += max(0, found.rows - (stop - start))
     for shard_id, claimed in ranges.items():
@@ -82,16 +86,6 @@ def _append(claimed: list[Range], start: int, stop: int) -> None:
     if claimed and claimed[-1][1] == start:
         start = claimed.pop()[0]
     claimed.append((start, stop))
-
-
-def _range_of(found: UnitInTable, shard: Shard, rows_per_unit: int) -> Range:
-    start, stop = found.range
-    if content_id("unit", found.shard, start, stop) == found.unit:
-        return found.range
-    for unit in cut(shard, rows_per_unit):  # its first or last row was deleted: find the unit by its id
-        if unit.id == found.unit:
-            return unit.start, unit.stop
-    return found.range
 
 
 def pending(shards: Sequence[Shard], done: Mapping[int, list[Range]], rows_per_unit: int) -> Iterator[Unit]:

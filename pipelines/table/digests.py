@@ -25,10 +25,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 ID_DIGEST, DIGEST = "_id_digest", "_digest"
-DIGEST_FIELDS = (
-    pa.field(ID_DIGEST, pa.int64(), nullable=False),
-    pa.field(DIGEST, pa.int64(), nullable=False),
-)
+DIGESTS = (ID_DIGEST, DIGEST)
+DIGEST_FIELDS = tuple(pa.field(name, pa.int64()) for name in DIGESTS)
 SIZE = 8
 BATCH_ROWS = 1024  # bounds what is copied to a few MB
 _HEAD = np.dtype([("id", "<i8"), ("chunk", "<i4"), ("kind", "u1")])  # kind: 1 a vector follows, 0 a reason

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
 import lance
 import pyarrow as pa
-from lance.fragment import write_fragments
+from lance.file import LanceFileWriter
+from lance.fragment import DataFile, FragmentMetadata
 
 from pipelines.config import StorageConfig
 from pipelines.errors import ConfigError, TableError
@@ -19,6 +21,7 @@ from pipelines.storage.clients import lance_options
 from pipelines.storage.faults import translate
 from pipelines.storage.places import is_s3, local_path
 
+FILE_PREFIX = "vectormill-"  # of the names of data files that runs write
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
 CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
@@ -69,30 +72,32 @@ class Handle:
 
 
 @cache
-def _dataset_for_writing(address: TableAddress) -> lance.LanceDataset:
-    """One handle a process: a URI would cost two more requests a write."""
+def _dataset_for_writing(address: TableAddress, run: str) -> lance.LanceDataset:
+    """One handle a process and run: another one for each write would cost two more requests."""
     return address.open()
 
 
-def write_rows(address: TableAddress, rows: pa.Table) -> tuple[str, ...]:
-    """Write rows as invisible data files of the table; returns the fragments' metadata as JSON.
+def write_rows(address: TableAddress, rows: pa.Table | pa.RecordBatchReader, run: str = "") -> tuple[str, ...]:
+    """Write rows as an invisible data file of the table; returns the fragment's metadata as JSON, or nothing for none.
 
-    `rows` must have exactly the table's columns and types. Raises OSError when the store fails; nothing is visible
-    then, and what was written is an orphan."""
-    if rows.num_rows == 0:
+    `rows` must have the table's columns and types; those that it lacks are null. run: whose file it is; the name says
+    so, and a later run knows what it may remove. Raises OSError when the store fails; nothing is visible then, and what
+    was written is an orphan."""
+    if isinstance(rows, pa.Table):
+        rows = rows.to_reader(max_chunksize=max(1, BATCH_BYTES * rows.num_rows // max(rows.nbytes, 1)))
+    dataset = _dataset_for_writing(address, run)
+    name = f"{FILE_PREFIX}{run}-{uuid.uuid4().hex}.lance"
+    written = 0
+    with LanceFileWriter(
+        f"{address.uri}/data/{name}", rows.schema, version=FILE_FORMAT, storage_options=address.options
+    ) as writer:
+        for batch in rows:
+            writer.write_batch(batch)
+            written += batch.num_rows
+    if not written:
         return ()
-    dataset = _dataset_for_writing(address)
-    batches = rows.to_reader(max_chunksize=max(1, BATCH_BYTES * rows.num_rows // max(rows.nbytes, 1)))
-    fragments = write_fragments(
-        batches,
-        dataset,
-        schema=rows.schema,
-        data_storage_version=FILE_FORMAT,
-        storage_options=address.options,
-    )
-    written = sum(fragment.physical_rows for fragment in fragments)
-    assert written == rows.num_rows, f"wrote {written} of {rows.num_rows} rows"
-    return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
+    file = DataFile.create(dataset, name)
+    return (json.dumps(FragmentMetadata(id=0, files=[file], physical_rows=written).to_json()),)
 
 
 @contextlib.contextmanager

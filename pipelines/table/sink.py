@@ -23,7 +23,7 @@ class Sink(Protocol):
     def schema(self) -> pa.Schema:
         """Of the rows it takes."""
 
-    def write(self, rows: pa.Table) -> tuple[str, ...]:
+    def write(self, rows: pa.RecordBatchReader) -> tuple[str, ...]:
         """Called by a worker: write what nobody can see yet, and say in JSON what that was. Raises OSError when the
         store fails; what was written then is never committed."""
 
@@ -33,17 +33,18 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class AppendRows:
-    """New records of a table: each call of `write` is a fragment."""
+    """New records of a table: each call of `write` is a fragment. run: whose."""
 
     address: TableAddress
     schema: pa.Schema
+    run: str
 
     @property
     def location(self) -> str:
         return self.address.location
 
-    def write(self, rows: pa.Table) -> tuple[str, ...]:
-        return write_rows(self.address, rows)
+    def write(self, rows: pa.RecordBatchReader) -> tuple[str, ...]:
+        return write_rows(self.address, rows, self.run)
 
     def commit(self, fence: Fence, written: Sequence[str], properties: Mapping[str, str]) -> None:
         fence.commit(written, properties)

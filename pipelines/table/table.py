@@ -42,10 +42,9 @@ def _opened(address: TableAddress, lances_cache: bool) -> lance.LanceDataset | N
 class LanceTable:
     """One open table. Not thread-safe; one committer, one handle. fence: this run's, once it has taken it."""
 
-    def __init__(self, handle: Handle, metadata: TableMetadata):
+    def __init__(self, handle: Handle):
         self.handle = handle
         self.address = handle.address
-        self.metadata = metadata
         self._fence: Fence | None = None
 
     @classmethod
@@ -66,7 +65,7 @@ class LanceTable:
                 f"{address.location} exists but was not created by vectormill, so it has no fingerprint and no "
                 "provenance columns. Choose another table.name."
             )
-        return cls(Handle(address, dataset), metadata)
+        return cls(Handle(address, dataset))
 
     @classmethod
     def open_or_create(cls, address: TableAddress, schema: pa.Schema) -> LanceTable:
@@ -99,6 +98,13 @@ class LanceTable:
     @property
     def schema(self) -> pa.Schema:
         return self._dataset.schema
+
+    @property
+    def metadata(self) -> TableMetadata:
+        """As this version says."""
+        found = TableMetadata.from_schema(self._dataset.schema)
+        assert found is not None, "looked at when it was opened"
+        return found
 
     @property
     def _dataset(self) -> lance.LanceDataset:

@@ -3,7 +3,7 @@
 | column | type | meaning |
 |---|---|---|
 | vector | fixed_size_list<float32 or float16>[D] | unit length |
-| _start, _end | int32 | where the passage begins and ends in the row's text, in characters; never null |
+| _start, _end | int32 | where the passage begins and ends in the row's text, in characters |
 
 Legend: N records, D dimensions.
 """
@@ -23,6 +23,7 @@ from actors.embedder import recipe
 from actors.spec import ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from pipelines.config import ChunkingConfig, JobConfig
+from pipelines.content import text_digests
 from pipelines.engine.stage import Stage, StageFunction
 from pipelines.errors import ConfigError
 from pipelines.table.schema import TableMetadata, table_schema, with_text
@@ -83,6 +84,9 @@ class EmbedTask:
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         return [tokenise_stage(self._tokenise(spec), pool), pool.stage("embed", lambda: embedder(spec))]
 
+    def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
+        return self._tokenise(spec)(rows)[0]
+
     def _tokenise(self, spec: ModelSpec) -> Tokenise:
         return Tokenise(spec, self.job.chunking, self.job.table.text_column)
 
@@ -127,7 +131,7 @@ def vectors_schema(
     """Of a table of vectors; columns: the carried ones and the text's, if it is stored."""
     element = pa.float16() if vector_dtype == "float16" else pa.float32()
     vector = pa.field(VECTOR, pa.list_(element, dimensions))
-    offsets = [pa.field(name, pa.int32(), nullable=False) for name in ("_start", "_end")]
+    offsets = [pa.field(name, pa.int32()) for name in ("_start", "_end")]
     return table_schema(columns, [vector], offsets, metadata)
 
 
@@ -145,8 +149,9 @@ def _lengths(batch: pa.RecordBatch, unit_length: bool) -> tuple[np.ndarray, np.n
 class Tokenise:
     """Cut rows into passages (if asked) and turn text into token ids, so that ids, not text, go to the GPU.
 
-    Takes tables of rows.row_schema; gives them with _chunk, _start, _end, _tokens, _truncated and `_ids`
-    (list<int32>, null where there is a reason), and the text under `text_column` or not at all."""
+    Takes tables of rows.row_schema, without what is carried; gives them with _chunk, _passages, _start, _end, _passage,
+    _tokens, _truncated, _unknown and `_ids` (list<int32>, null where there is a reason), and the text under
+    `text_column` or not at all."""
 
     spec: ModelSpec
     chunking: ChunkingConfig | None
@@ -159,14 +164,15 @@ class Tokenise:
         good = rows["_reason"].is_null().to_numpy()
         texts = rows["text"].filter(pa.array(good)).to_pylist()
         encoded = tokenizer.encode(texts)
-        lengths = np.zeros(rows.num_rows, np.int32)
-        lengths[good] = np.diff(encoded.offsets)
+        lengths, unknown = np.zeros((2, rows.num_rows), np.int32)
+        lengths[good], unknown[good] = np.diff(encoded.offsets), tokenizer.unknown(encoded)
         truncated = np.zeros(rows.num_rows, bool)
         truncated[good] = encoded.truncated
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(encoded.ids, pa.int32()), mask=pa.array(~good))
-        rows = rows.append_column("_tokens", pa.array(lengths)).append_column("_truncated", pa.array(truncated))
-        rows = rows.append_column("_ids", ids)
+        made = {"_tokens": pa.array(lengths), "_truncated": pa.array(truncated), "_unknown": pa.array(unknown)}
+        for name, column in {**made, "_passage": text_digests(rows["text"]), "_ids": ids}.items():
+            rows = rows.append_column(name, column)
         if self.text_column is None:
             rows = rows.drop_columns(["text"])
         elif self.text_column != "text":
@@ -176,7 +182,7 @@ class Tokenise:
     def _chunked(self, rows: pa.Table, tokenizer: TextTokenizer) -> pa.Table:
         assert self.chunking is not None
         room = self.chunking.max_tokens - tokenizer.special_tokens
-        take, chunk, start, end, pieces = [], [], [], [], []
+        take, chunk, count, start, end, pieces = [], [], [], [], [], []
         for row, text in enumerate(rows["text"].to_pylist()):
             cut = (
                 [(0, 0)]
@@ -186,21 +192,23 @@ class Tokenise:
             for number, (first, last) in enumerate(cut):
                 take.append(row)
                 chunk.append(number)
+                count.append(len(cut))
                 start.append(first)
                 end.append(last)
                 pieces.append(None if text is None else text[first:last])
         rows = rows.take(pa.array(take, pa.int64()))
         rows = rows.set_column(rows.column_names.index("text"), "text", pa.array(pieces, pa.string()))
-        return _with_offsets(rows, chunk, start, end)
+        return _with_places(rows, chunk, count, start, end)
 
 
 def _one_chunk_a_row(rows: pa.Table) -> pa.Table:
     zeros = np.zeros(rows.num_rows, np.int32)
-    return _with_offsets(rows, zeros, zeros, pc.fill_null(pc.utf8_length(rows["text"]), 0).cast(pa.int32()))
+    ends = pc.fill_null(pc.utf8_length(rows["text"]), 0).cast(pa.int32())
+    return _with_places(rows, zeros, zeros + 1, zeros, ends)
 
 
-def _with_offsets(rows: pa.Table, chunk: object, start: object, end: object) -> pa.Table:
-    for name, values in (("_chunk", chunk), ("_start", start), ("_end", end)):
+def _with_places(rows: pa.Table, *places: object) -> pa.Table:
+    for name, values in zip(("_chunk", "_passages", "_start", "_end"), places, strict=True):
         column = values if isinstance(values, pa.ChunkedArray) else pa.array(values, pa.int32())
         rows = rows.append_column(name, column)
     return rows

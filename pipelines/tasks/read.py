@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 import pyarrow as pa
@@ -30,12 +31,14 @@ def reader(corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = N
     def units_of(units: list[Unit], retries: Counter[str]) -> Iterator[UnitRead]:
         return _read_units(units, in_time, corpus.config.uri, retries)
 
+    delivered = partial(_delivered, carried.names)
+
     def read(span: Span) -> Iterator[Parcel | Failed]:
         retries: Counter[str] = Counter()
         if len(span) > 1:  # bundles of one unit each, of one shard
             started = time.perf_counter()
             for unit, rows in units_of([bundle[0] for bundle in span], retries):
-                yield _delivered((unit,), rows, started, retries)
+                yield delivered((unit,), rows, started, retries)
                 started = time.perf_counter()
             return
         started = time.perf_counter()
@@ -43,12 +46,12 @@ def reader(corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = N
         for _, group in groupby(span[0], key=lambda unit: unit.shard):
             for unit, rows in units_of(list(group), retries):
                 if isinstance(rows, Exception):
-                    yield _delivered((unit,), rows, started, retries)
+                    yield delivered((unit,), rows, started, retries)
                 else:
                     units.append(unit)
                     tables.append(rows)
         if units:
-            yield _delivered(tuple(units), pa.concat_tables(tables), started, retries)
+            yield delivered(tuple(units), pa.concat_tables(tables), started, retries)
 
     return read
 
@@ -84,11 +87,16 @@ def _read_units(units: list[Unit], read: ReadUnits, uri: str, retries: Counter[s
             yield unit, bad
 
 
-def _delivered(bundle: Bundle, rows: pa.Table | Exception, started: float, retries: Counter[str]) -> Parcel | Failed:
+def _delivered(
+    carried: Sequence[str], bundle: Bundle, rows: pa.Table | Exception, started: float, retries: Counter[str]
+) -> Parcel | Failed:
     """What goes to the next stage; a parcel takes the counted retries with it."""
     if isinstance(rows, Exception):
         whole_store = isinstance(rows, (StoreUnavailable, CredentialsRefused))  # then no other unit will fare better
         return Failed(bundle, f"read: {rows}", fatal=whole_store)
     tally = Tally(retries=Counter(retries), seconds={"read": time.perf_counter() - started})
     retries.clear()
-    return Parcel(bundle, rows, tally)
+    if not carried:
+        return Parcel(bundle, rows, tally)
+    places = pa.array(range(rows.num_rows), pa.int32())
+    return Parcel(bundle, rows.drop_columns(carried).append_column("_at", places), tally, rows.select(carried))

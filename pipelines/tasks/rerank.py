@@ -29,6 +29,7 @@ from actors.reranker.prompt import RerankEncoded, RerankPrompt
 from actors.reranker.recipe import scores_of
 from actors.spec import ModelSpec
 from pipelines.config import DOCUMENT, QUERY, JobConfig
+from pipelines.content import row_digests
 from pipelines.engine.stage import Stage, StageFunction
 from pipelines.rows import REASONS
 from pipelines.table.schema import TableMetadata, table_schema, with_text
@@ -72,6 +73,9 @@ class RerankTask:
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         return [tokenise_stage(self._tokenise(spec), pool), pool.stage("rerank", lambda: reranker(spec))]
+
+    def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
+        return self._tokenise(spec)(rows)[0]
 
     def _tokenise(self, spec: ModelSpec) -> TokenisePairs:
         return TokenisePairs(spec, self.job.model.instruction, self.job.table.text_column)
@@ -123,7 +127,8 @@ def one_a_candidate(rows: pa.Table) -> pa.Table:
     other row is its own. A candidate that is null, empty or white space keeps its place with a reason."""
     documents = rows[DOCUMENT].combine_chunks()
     if not pt.is_list(documents.type):
-        return rows.append_column("_chunk", pa.array(np.zeros(len(rows), np.int32)))
+        zeros_N = np.zeros(len(rows), np.int32)
+        return rows.append_column("_chunk", pa.array(zeros_N)).append_column("_passages", pa.array(zeros_N + 1))
     sizes_N = pc.fill_null(pc.list_value_length(documents), 0).to_numpy()
     records_N = np.maximum(sizes_N, 1)  # a row with a reason has no list; it stays one record
     take = np.repeat(np.arange(len(rows)), records_N)
@@ -134,6 +139,7 @@ def one_a_candidate(rows: pa.Table) -> pa.Table:
     place = rows.column_names.index(DOCUMENT)
     out = rows.drop_columns([DOCUMENT]).take(pa.array(take)).add_column(place, DOCUMENT, document)
     out = out.append_column("_chunk", pa.array(chunks, pa.int32()))
+    out = out.append_column("_passages", pa.array(np.repeat(records_N, records_N), pa.int32()))
     blank = pc.fill_null(pc.or_(pc.utf8_is_space(document), pc.equal(pc.binary_length(document), 0)), True)
     return _without_blank(out, pc.and_(out["_reason"].combine_chunks().is_null(), blank))
 
@@ -153,8 +159,9 @@ def _without_blank(rows: pa.Table, blank: pa.BooleanArray) -> pa.Table:
 class TokenisePairs:
     """Make pairs of rows and turn them into token ids, so that ids, not text, go to the GPU.
 
-    Takes tables of rows.row_schema; gives them with _chunk, _tokens, _truncated and the columns of
-    actors.replica.pairs, without the query, and the document under `text_column` or not at all."""
+    Takes tables of rows.row_schema, without what is carried; gives them with _chunk, _passages, _passage, _tokens,
+    _truncated and the columns of actors.replica.pairs, without the query, and the document under `text_column` or not
+    at all."""
 
     spec: ModelSpec
     instruction: str | None
@@ -171,6 +178,7 @@ class TokenisePairs:
         lengths_N[good_N] = np.diff(encoded.heads_offsets)[encoded.query_of] + np.diff(encoded.tails_offsets)
         truncated_N[good_N] = encoded.truncated
         rows = rows.append_column("_tokens", pa.array(lengths_N)).append_column("_truncated", pa.array(truncated_N))
+        rows = rows.append_column("_passage", row_digests(rows.select([QUERY, DOCUMENT]), len(rows)))
         rows = with_ids(rows, encoded, good_N).drop_columns([QUERY])
         if self.text_column is None:
             rows = rows.drop_columns([DOCUMENT])

@@ -53,6 +53,10 @@ class Task(Protocol):
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         """From rows as they were read to rows that can be written."""
 
+    def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
+        """The records that rows, as they were read but without what is carried, become, as far as it is known without
+        the model: where they stand in the corpus, and the digests of what they are made of."""
+
 
 @dataclass(frozen=True)
 class Soundness:

@@ -1,0 +1,109 @@
+"""Brings a table of format 2 over to format 3 where it stands: no result is made again, no data file is written anew,
+and its indexes keep their rows.
+
+First what changes nothing for anybody who reads: our columns may be null, the fingerprint goes to the field of the
+first result. Then one commit adds NEW_FIELDS with their values, for all fragments at once (Lance's `Merge`): it lands
+only if no record was added, changed or removed since the version that it was computed from, so it is computed again
+from the newest until it does. A table has all of these columns or none, and that is what says its format; a run that is
+killed on the way leaves one of format 2.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import lance
+import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata
+
+from pipelines.errors import TableError
+from pipelines.storage.retry import Backoff, with_backoff
+from pipelines.table.digests import DIGEST_FIELDS
+from pipelines.table.fence import RUN_PROPERTY, Fence
+from pipelines.table.files import TableAddress, reading
+from pipelines.table.schema import NEW_FIELDS, OF_THE_MODEL, PROVENANCE, TableMetadata, result_of
+
+ATTEMPTS = 20  # each time somebody else committed while the values were computed
+PLACES = ("_shard", "_unit", "_row", "_chunk", "_start", "_end", "_reason")
+Fill = Callable[[pa.Table], pa.Table]  # of a fragment's records with PLACES: NEW_FIELDS, in their order
+Filled = tuple[str, Any]  # the fragment's metadata with its new file, as JSON; the schema that the table has with it
+Map = Callable[[Callable[[int], Filled], Sequence[int]], Iterable[Filled]]
+
+
+class FillFragment:
+    """Computes and writes the new columns of one fragment. Picklable: a worker may do it."""
+
+    def __init__(self, address: TableAddress, version: int, fill: Fill):
+        self._address = replace(address, version=version)
+        self._fill = fill
+
+    def __call__(self, fragment: int) -> Filled:
+        with reading(self._address):
+            dataset = self._address.open()
+            found = dataset.get_fragment(fragment)
+            there = [name for name in PLACES if name in dataset.schema.names]
+            values = self._fill(found.scanner(columns=there).to_table()).combine_chunks()
+            at = 0
+
+            def part(batch: pa.RecordBatch) -> pa.RecordBatch:
+                nonlocal at
+                at += batch.num_rows
+                return values.slice(at - batch.num_rows, batch.num_rows).to_batches()[0]
+
+            # With the schema given, or Lance would call it on the first records to see what it gives.
+            made = lance.batch_udf(output_schema=pa.schema(NEW_FIELDS))(part)
+            metadata, schema = found.merge_columns(made, columns=["_row"])
+        return json.dumps(metadata.to_json()), schema
+
+
+def bring_over(fence: Fence, metadata: TableMetadata, fill: Fill, run_map: Map) -> None:
+    """Make the table one of format 3. Raises Superseded if a newer run took over, TableError, StorageError.
+
+    metadata: what the table says of itself then. run_map: applies a function to many items, as an executor's `map`."""
+    handle = fence.handle
+    location = handle.address.location
+    backoff = Backoff("bringing the table over", location)
+    for _ in range(ATTEMPTS):
+        fence.prove()
+        with reading(handle.address):
+            _loosen(handle.dataset, metadata)
+            version = handle.dataset.version
+            fragments = [fragment.fragment_id for fragment in handle.dataset.get_fragments()]
+            if not fragments:
+                handle.dataset.add_columns(pa.schema(NEW_FIELDS))
+                return
+        filled = list(run_map(FillFragment(handle.address, version, fill), fragments))
+        operation = lance.LanceOperation.Merge([FragmentMetadata.from_json(one) for one, _ in filled], filled[-1][1])
+        stamped = {RUN_PROPERTY: fence.run, "vectormill.time": datetime.now(UTC).isoformat()}
+        transaction = lance.Transaction(version, operation, str(uuid.uuid4()), transaction_properties=stamped)
+        try:
+            handle.dataset = lance.LanceDataset.commit(handle.dataset, transaction)
+            return
+        except OSError as bad:  # somebody wrote, or the answer was lost
+            if not isinstance(bad, CommitConflictError):
+                backoff.failed(bad)
+            handle.dataset = with_backoff("opening the table", location, handle.address.open)
+            if all(one.name in handle.dataset.schema.names for one in NEW_FIELDS):
+                return
+    raise TableError(f"{location}: others keep writing to it; stop them, and run the same command again")
+
+
+def _loosen(dataset: lance.LanceDataset, metadata: TableMetadata) -> None:
+    """Let our columns be null, and put the fingerprint where it belongs. Done again it changes nothing."""
+    names = [one.name for one in (*PROVENANCE, *OF_THE_MODEL, *DIGEST_FIELDS)] + ["_start", "_end"]
+    strict = [name for name in names if name in dataset.schema.names and not dataset.schema.field(name).nullable]
+    if strict:
+        dataset.alter_columns(*({"path": name, "nullable": True} for name in strict))
+    result = result_of(dataset.schema)
+    dataset.update_field_metadata({result: _as_text(metadata.of_the_column())})
+    dataset.update_schema_metadata(_as_text(metadata.of_the_table(result)))
+
+
+def _as_text(said: Mapping[bytes, bytes]) -> dict[str, str | None]:
+    return {key.decode(): value.decode() for key, value in said.items()}
