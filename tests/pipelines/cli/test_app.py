@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-import yaml
 from rich.console import Console
-from typer.testing import CliRunner
 
 from pipelines.cli import app as cli
 from pipelines.cli import terminal as report
@@ -27,38 +25,17 @@ from pipelines.engine.stage import Receipt, Tally
 from pipelines.errors import CorpusError
 from pipelines.run.metrics import RunMetrics
 from pipelines.units import Unit
+from tests.support.commands import call, object_of, refused, write_job
 from tests.support.jobs import job, text_of, write_jsonl, write_parquet
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
-def write_job(path, config):
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-    return str(path)
-
-
 @pytest.fixture
 def job_file(tmp_path):
     write_parquet(tmp_path / "corpus")
     return write_job(tmp_path / "job.yaml", job(tmp_path))
-
-
-def call(*arguments):
-    result = CliRunner().invoke(cli.app, arguments)
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    assert "Traceback" not in result.output
-    return result
-
-
-def refused(code, words, *arguments):
-    """The call ends with this code and one message on stderr that has these words; nothing on stdout."""
-    result = call(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("vectormill:") == 1
-    assert words in " ".join(result.stderr.split())
-    return result.stderr
 
 
 # ---------------------------------------------------------------------- the call itself
@@ -296,12 +273,6 @@ def test_no_credentials(job_file, no_aws):
 
 
 # ---------------------------------------------------------------------- results
-
-
-def object_of(*arguments):
-    result = call(*arguments, "--json")
-    assert result.stdout.count("\n") == 1, "one line"
-    return result.exit_code, json.loads(result.stdout)
 
 
 def test_json_of_every_command(tmp_path, job_file, capfd):

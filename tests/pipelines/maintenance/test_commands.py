@@ -32,24 +32,28 @@ from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.table import compaction
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
-from pipelines.table.fence import Fence
 from pipelines.table.files import TableAddress
 from pipelines.table.index import columns
 from pipelines.table.table import LanceTable
-from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
+from tests.support.jobs import (
+    Said,
+    address,
+    between_commits,
+    dataset,
+    ids,
+    job,
+    rows,
+    run,
+    stop_after,
+    text_of,
+    write_jsonl,
+    write_parquet,
+)
 
 ROOT = Path(__file__).parents[3]
 ACCOUNT, TWICE, IDS = "every row accounted for", "each record once", "ids unique"
 CLAIMED = "no row in two units"
 VECTORS, SAMPLE, BAD = "vectors finite and of unit length", "sample embedded again", "bad rows are bad"
-
-
-def address(config):
-    return TableAddress(config.table.location, config.storage)
-
-
-def dataset(config):
-    return lance.dataset(config.table.location)
 
 
 def verdict(config, sample=1000):
@@ -373,17 +377,6 @@ def test_status_while_a_run_is_between_commits(tmp_path, monkeypatch):
     assert all(s["last_run"] and s["last_commit"] for s in seen)
 
 
-def between_commits(monkeypatch, action):
-    """Do something after each commit of a run, while it is still the committer."""
-    real = Fence.commit
-
-    def commit(self, fragments, properties):
-        real(self, fragments, properties)
-        action()
-
-    monkeypatch.setattr(Fence, "commit", commit)
-
-
 def test_status_needs_neither_ray_nor_torch(config):
     code = (
         "import sys; from pipelines.cli.app import app\n"
@@ -437,17 +430,6 @@ def test_compaction_keeps_every_row_and_its_provenance(config):
     assert run(config).adds_up
     assert dataset(config).version == result["version"], "the checkpoint survived: nothing was left to do"
     assert optimize(config).to_dict()["fragments_removed"] == 0
-
-
-def stop_after(monkeypatch, commits):
-    seen = []
-
-    def stop():
-        seen.append(1)
-        if len(seen) == commits:
-            raise KeyboardInterrupt
-
-    between_commits(monkeypatch, stop)
 
 
 def test_run_goes_on_after_an_optimize(tmp_path, built, monkeypatch):

@@ -21,7 +21,7 @@ from pipelines.table import contents, sink
 from pipelines.table.fence import Fence
 from pipelines.table.files import TableAddress
 from pipelines.table.table import LanceTable
-from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
+from tests.support.jobs import Said, ids, job, rows, run, stop_after, text_of, write_jsonl, write_parquet
 
 
 @pytest.fixture
@@ -116,19 +116,6 @@ def test_other_unit_size_resumes_exactly(tmp_path, corpus, monkeypatch):
     assert 0 < done < 120
     assert run(job(tmp_path, run={"rows_per_unit": 7})).adds_up
     assert len(ids(config)) == len(set(ids(config))) == 120
-
-
-def stop_after(monkeypatch, commits):
-    """Ctrl-C right after the n-th commit."""
-    real, seen = Fence.commit, []
-
-    def commit(self, fragments, properties):
-        real(self, fragments, properties)
-        seen.append(1)
-        if len(seen) == commits:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Fence, "commit", commit)
 
 
 def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):

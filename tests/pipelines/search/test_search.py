@@ -25,53 +25,13 @@ from pipelines.table.files import TableAddress
 from pipelines.table.index.records import Tuning
 from pipelines.table.schema import TEXT_MARK
 from pipelines.table.table import LanceTable
-from tests.pipelines.cli.test_app import call, object_of, refused, write_job
-from tests.support.jobs import job, run, text_of, write_jsonl, write_parquet
+from tests.support.commands import call, object_of, refused, write_job
+from tests.support.jobs import address, job, run, text_of, write_jsonl, write_parquet
 from tests.support.models import build as build_embedder
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.rerank_peers import ModelCard, build, build_tiny
+from tests.support.searching import ANIMALS, MIXED, ids, table_of, with_words
 
 torch.set_num_threads(1)
-
-ANIMALS = {
-    "cat": "A kitten sleeps on the warm window sill.",
-    "car": "The mechanic changed the oil and the brake pads of the vehicle.",
-    "bread": "Knead the dough, let it rise for an hour and bake it.",
-    "moon": "Astronauts collected rocks from the lunar surface.",
-}
-MIXED = {
-    "beijing": "The capital of China is Beijing.",
-    "gravity": "Gravity is a force that attracts two bodies towards each other.",
-    "quantum": "量子计算利用量子叠加和纠缠来处理信息。",
-    "weather": "Погода сегодня хорошая, и река спокойна.",
-    "long": "capital of the word " * 40,
-    "short": "rain",
-}
-
-
-def address(config):
-    return TableAddress(config.table.location, config.storage)
-
-
-def table_of(tmp_path, texts, **sections):
-    """A table of these texts by id, with their place in the column n; and one row without a text."""
-    records = [{"doc_id": k, "text": v, "n": n} for n, (k, v) in enumerate(texts.items())]
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", [*records, {"doc_id": "nothing", "text": None, "n": len(records)}])
-    config = job(tmp_path, **sections)
-    run(config)
-    return config
-
-
-def with_words(config, column="text"):
-    """Give the table a full-text index."""
-    lance.dataset(config.table.location).create_scalar_index(
-        column, "INVERTED", base_tokenizer="icu", stem=False, remove_stop_words=False
-    )
-    return config
-
-
-def ids(hits):
-    return [hit.id for hit in hits]
 
 
 @pytest.fixture
@@ -315,7 +275,7 @@ def test_hybrid_fuses_meaning_and_words(mixed):
 # ---------------------------------------------------------------------- reranked
 
 
-def test_reranking_gives_what_the_model_cards_code_gives(mixed, qwen_tokenizers, tmp_path, monkeypatch):  # noqa: F811
+def test_reranking_gives_what_the_model_cards_code_gives(mixed, qwen_tokenizers, tmp_path, monkeypatch):
     """End to end: the same order as plain transformers over the texts of the table, logits within 1e-3 in float32, with
     the query's prefix computed once and with nothing reused."""
     folder = build(tmp_path / "reranker", qwen_tokenizers["reranker"])
