@@ -24,7 +24,8 @@ LONG_FILES = (
     "system/test_model_faults.py",
     "system/test_storage_faults.py",
     "benchmarks/test_benchmarks.py",
-    "pipelines/table/index/test_indexes.py",
+    "pipelines/table/index/test_vector.py",
+    "pipelines/table/index/test_segments.py",
     "pipelines/search/test_bulk.py",
     "pipelines/run/test_rerank_job.py",
 )

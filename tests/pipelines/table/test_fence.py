@@ -20,11 +20,6 @@ from tests.support.tables import METADATA, SCHEMA, rows
 
 
 @pytest.fixture
-def address(tmp_path):
-    return TableAddress(f"{tmp_path}/t.lance", StorageConfig())
-
-
-@pytest.fixture
 def table(address):
     return LanceTable.open_or_create(address, SCHEMA)
 
