@@ -101,6 +101,10 @@ def dataset(config):
     return lance.dataset(config.table.location)
 
 
+def version(config):
+    return lance.dataset(config.table.location).version
+
+
 def between_commits(monkeypatch, action):
     """Do something after each commit of a run, while it is still the committer."""
     real = Fence.commit
