@@ -2,7 +2,9 @@
 
 import lance
 
-from tests.support.jobs import job, run, write_jsonl
+from pipelines.search.query import Query
+from pipelines.search.searcher import Searcher
+from tests.support.jobs import address, job, run, write_jsonl
 
 ANIMALS = {
     "cat": "A kitten sleeps on the warm window sill.",
@@ -39,3 +41,7 @@ def with_words(config, column="text"):
 
 def ids(hits):
     return [hit.id for hit in hits]
+
+
+def texts_of(config):
+    return {(hit.id, hit.chunk): hit.text for hit in Searcher(address(config)).search("alpha", Query(limit=100))}
