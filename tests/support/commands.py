@@ -16,7 +16,7 @@ def write_job(path, config):
 
 
 def call(*arguments):
-    result = CliRunner().invoke(cli.app, arguments)
+    result = CliRunner().invoke(cli.app, [str(one) for one in arguments])
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert "Traceback" not in result.output
     return result
