@@ -20,14 +20,16 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 LONG_FILES = (
     "system/test_cluster.py",
     "pipelines/engine/test_engines.py",
+    "system/test_foreign_names.py",
     "pipelines/search/test_cranfield.py",
-    "system/test_model_faults.py",
     "system/test_storage_faults.py",
+    "vectormill/test_face.py",
+    "system/test_model_faults.py",
     "benchmarks/test_benchmarks.py",
+    "house/test_wheel.py",
     "pipelines/table/index/test_vector.py",
-    "pipelines/table/index/test_segments.py",
-    "pipelines/search/test_bulk.py",
     "pipelines/run/test_rerank_job.py",
+    "pipelines/search/test_bulk.py",
 )
 
 # Triton decides when it is first imported (by transformers, in most test files) whether it compiles its kernels or
