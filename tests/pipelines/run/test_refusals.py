@@ -6,24 +6,27 @@ from pipelines.errors import CorpusError, FingerprintMismatch, TableError, Vecto
 from tests.support.jobs import job, run, version, write_parquet
 
 
-def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus):
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("dimensions", {"model": {"dimensions": 32}}),
+        ("prompt", {"model": {"prompt": "passage: "}}),
+        ("max_tokens", {"model": {"max_tokens": 9}}),
+        ("weights", {"model": {"weights": "bundled"}}),
+        ("text", {"corpus": {"text": "{doc_id} {text}"}}),
+        ("id", {"corpus": {"id": "n"}}),
+        ("chunking", {"chunking": {"max_tokens": 16, "overlap_tokens": 2}}),
+        ("vector_dtype", {"table": {"vector_dtype": "float16"}}),
+    ],
+)
+def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus, field, change):
     config = job(tmp_path)
     run(config)
     before = version(config)
-    for change, field in [
-        ({"model": {"dimensions": 32}}, "dimensions"),
-        ({"model": {"prompt": "passage: "}}, "prompt"),
-        ({"model": {"max_tokens": 9}}, "max_tokens"),
-        ({"model": {"weights": "bundled"}}, "weights"),
-        ({"corpus": {"text": "{doc_id} {text}"}}, "text"),
-        ({"corpus": {"id": "n"}}, "id"),
-        ({"chunking": {"max_tokens": 16, "overlap_tokens": 2}}, "chunking"),
-        ({"table": {"vector_dtype": "float16"}}, "vector_dtype"),
-    ]:
-        with pytest.raises(FingerprintMismatch) as bad:
-            run(job(tmp_path, **change))
-        assert field in bad.value.differences
-        assert f"  {field}: table has" in str(bad.value)
+    with pytest.raises(FingerprintMismatch) as bad:
+        run(job(tmp_path, **change))
+    assert field in bad.value.differences
+    assert f"  {field}: table has" in str(bad.value)
     assert version(config) == before
 
 
