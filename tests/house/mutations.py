@@ -114,7 +114,7 @@ MUTATIONS = [
                 "if differences := dict[str, tuple[object, object]]():",
             )
         ],
-        tests("pipelines/run/test_run.py::test_other_embedding_space_is_refused_with_the_fields"),
+        tests("pipelines/run/test_refusals.py::test_other_embedding_space_is_refused_with_the_fields[prompt-change1]"),
     ),
     Mutation(
         "replica digest",

@@ -71,3 +71,10 @@ def test_nothing_outside_the_table_room_reaches_for_its_dataset() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("dataset", "handle", "_dataset", "_handle")
     ]
     assert reached == []
+
+
+def test_the_long_test_files_are_there() -> None:
+    """A stale name would be ignored, and the slowest file come last."""
+    from tests.conftest import LONG_FILES
+
+    assert [name for name in LONG_FILES if not (ROOT / "tests" / name).exists()] == []

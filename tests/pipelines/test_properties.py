@@ -18,7 +18,7 @@ from pipelines.run.commits import Committer
 from pipelines.run.sizing import bundles, spans
 from pipelines.table.checkpoint import UnitInTable, pending, read_checkpoint
 from pipelines.units import Shard, Unit, cut, missing_ranges, split
-from tests.pipelines.corpus.test_formats import as_csv, as_jsonl, corpus, pack, read
+from tests.support.corpora import as_csv, as_jsonl, corpus, pack, read
 
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 many = settings(max_examples=80, deadline=None, derandomize=True)

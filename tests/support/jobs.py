@@ -1,4 +1,4 @@
-"""Small corpora and jobs for the tests, and a table read back in comparable form."""
+"""Small corpora and jobs for the tests, runs that are stopped, and a table read back in comparable form."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pipelines.engine.inline import InlineExecutor
 from pipelines.job_file import parse_job
 from pipelines.run.prepare import prepare
 from pipelines.run.run import Run
+from pipelines.table.fence import Fence
+from pipelines.table.files import TableAddress
 
 WORDS = tuple("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho".split())  # noqa: SIM905
 
@@ -89,3 +91,38 @@ def rows(config):
 
 def ids(config):
     return sorted(row["id"] for row in rows(config))
+
+
+def address(config):
+    return TableAddress(config.table.location, config.storage)
+
+
+def dataset(config):
+    return lance.dataset(config.table.location)
+
+
+def version(config):
+    return lance.dataset(config.table.location).version
+
+
+def between_commits(monkeypatch, action):
+    """Do something after each commit of a run, while it is still the committer."""
+    real = Fence.commit
+
+    def commit(self, fragments, properties):
+        real(self, fragments, properties)
+        action()
+
+    monkeypatch.setattr(Fence, "commit", commit)
+
+
+def stop_after(monkeypatch, commits):
+    """Ctrl-C right after the n-th commit."""
+    seen = []
+
+    def stop():
+        seen.append(1)
+        if len(seen) == commits:
+            raise KeyboardInterrupt
+
+    between_commits(monkeypatch, stop)

@@ -5,8 +5,8 @@ A tokenizer.json also wants the merges; they follow from the ranks, because the 
 pieces that the merges before it leave. Specials, normaliser, splitting and closing token are those of the models'
 own files. 2 s.
 
-`tokenizers` gives for these files what Qwen publishes: see test_qwen_tokenizer.py. Not the same as Qwen's files: the
-chat template is left out.
+`tokenizers` gives for these files what Qwen publishes: see tests/actors/tokenizer/test_qwen_ids.py. Not the same as
+Qwen's files: the chat template is left out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
-
-import pytest
 
 VOCABULARY_SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 # English contractions, words with at most one other character before them, single digits, runs of signs, white space.
@@ -129,28 +124,6 @@ def write(folder: Path, kind: Literal["embedding", "reranker"] = "embedding", sm
     (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="session")
-def qwen_tokenizers(pytestconfig: pytest.Config) -> dict[str, Path]:
-    """The folders "embedding", "embedding-small" and "reranker"; kept in pytest's cache until this file changes.
-
-    They are shared: copy a folder before changing it. Skips where the vocabulary is not installed.
-    """
-    if vocabulary_file() is None:
-        pytest.skip("Qwen's vocabulary is not installed: pip install --no-deps -c constraints.txt dashscope")
-    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    base = pytestconfig.cache.mkdir("qwen-tokenizers") / version
-    if not base.exists():
-        partial = Path(tempfile.mkdtemp(dir=base.parent))
-        write(partial / "embedding")
-        write(partial / "embedding-small", small_vocabulary=True)
-        write(partial / "reranker", kind="reranker")
-        try:
-            os.rename(partial, base)
-        except OSError:  # another test run of this machine was first
-            shutil.rmtree(partial)
-    return {name: base / name for name in ("embedding", "embedding-small", "reranker")}
 
 
 def _post_processor(kind: str, end: int) -> dict[str, Any]:

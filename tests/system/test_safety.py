@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError
 from pipelines.job_file import parse_job
 from pipelines.maintenance.status import status
 from pipelines.table.files import TableAddress
-from tests.pipelines.cli.test_app import call, refused, write_job
+from tests.support.commands import call, refused, write_job
 from tests.support.jobs import job, rows, run
 
 GOOD = "corpus: {uri: c}\ntable: {uri: t, name: n}\n"

@@ -7,7 +7,7 @@ All segments of an index share the centroids of its partitions, so that together
 rows would find: a probe visits the same partition in each. They stay apart. `merge_existing_index_segments` of pylance
 14.0.2 gives one IVF_SQ segment in which each vector keeps the code of its old segment while the bounds that codes are
 read with are those of one of them (recall@10 0.98 before, 0.73 after;
-tests/pipelines/table/index/test_indexes.py looks at the segments).
+tests/pipelines/table/index/test_segments.py looks at the segments).
 
 Rows that came since are encoded in a segment of their own with the same centroids. It takes in the smaller segments
 that are there, so that an index of n rows has at most about log2(n) of them however often it is refreshed.

@@ -4,7 +4,7 @@ import pytest
 
 from actors.device import cpu
 
-decide = cpu.bfloat16_is_faster  # as it is before conftest.py replaces it
+decide = cpu.bfloat16_is_faster  # as it is before a fixture replaces it
 
 
 @pytest.mark.parametrize(

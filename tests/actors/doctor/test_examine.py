@@ -30,7 +30,6 @@ from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from pipelines.cli.app import app
 from tests.support.models import build, write_tokenizer
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[3]
 TINY_SHAPE = (64, 2, 4, 128)
@@ -237,7 +236,7 @@ def test_the_fake_model_has_nothing_to_examine() -> None:
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory, qwen_tokenizers: dict[str, Path]) -> Path:  # noqa: F811
+def qwen(tmp_path_factory: pytest.TempPathFactory, qwen_tokenizers: dict[str, Path]) -> Path:
     """A random model of one narrow layer with the real vocabulary and tokenizer of Qwen3-Embedding."""
     folder = tmp_path_factory.mktemp("qwen") / "model"
     config = Qwen3Config(

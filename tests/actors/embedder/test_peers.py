@@ -17,7 +17,6 @@ from actors.weights.locate import locate
 from actors.weights.recipe import QWEN_QUERY_PROMPT
 from tests.support.models import build, write_modules
 from tests.support.qwen3 import SMALL, filled, write
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed"
@@ -118,7 +117,7 @@ def test_minilm() -> None:
 
 
 @pytest.fixture(scope="module")
-def qwen3(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def qwen3(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "qwen3"
     shutil.copytree(qwen_tokenizers["embedding"], folder)
     geometry = replace(SMALL, hidden=64, layers=2, head_size=32, vocabulary=151669)

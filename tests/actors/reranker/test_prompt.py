@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from actors.reranker.prompt import BEFORE_DOCUMENT, DEFAULT_INSTRUCTION, PREFIX, SUFFIX, RerankEncoded, RerankPrompt
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.qwen_ids import PAIR_PREFIX, PAIR_SUFFIX
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
 FIRST_CONTROL_ID = 151_643
@@ -36,7 +35,7 @@ DOCUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def folder(qwen_tokenizers: dict[str, Path]) -> Path:  # noqa: F811
+def folder(qwen_tokenizers: dict[str, Path]) -> Path:
     return qwen_tokenizers["reranker"]
 
 
@@ -217,7 +216,7 @@ def test_more_tokens_than_the_model_takes_or_fewer_than_the_prompt(folder: Path)
         RerankPrompt(ModelSpec(str(folder), max_tokens=80))
 
 
-def test_an_embedders_tokenizer_may_do_but_a_small_one_may_not(qwen_tokenizers: dict[str, Path]) -> None:  # noqa: F811
+def test_an_embedders_tokenizer_may_do_but_a_small_one_may_not(qwen_tokenizers: dict[str, Path]) -> None:
     same = RerankPrompt(ModelSpec(str(qwen_tokenizers["embedding"])))
     assert tuple(whole(encode(same, [("q", "d")]))[0][-9:]) == PAIR_SUFFIX
     with pytest.raises(ModelError, match=r"for the end of the prompt, but Qwen3-Reranker reads"):

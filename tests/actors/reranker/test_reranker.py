@@ -11,7 +11,6 @@ from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 from actors.reranker.batches import PairBatch
 from actors.reranker.reranker import Reranker
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.rerank_peers import NO, YES, ModelCard, build, build_tiny, convert, cross_encoder
 
 # Threads that wait for one another make a busy machine many times slower, and nothing here is large.
@@ -43,12 +42,12 @@ def spec(folder: Path, **fields) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def tied(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def tied(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("tied"), qwen_tokenizers["reranker"])
 
 
 @pytest.fixture(scope="module")
-def untied(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def untied(qwen_tokenizers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("untied"), qwen_tokenizers["reranker"], tied=False)
 
 

@@ -12,12 +12,11 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from actors.spec import ModelSpec
 from actors.tokenizer.batch import PROBE, TESTED_VERSION, BatchTokenizer, is_installed
 from actors.tokenizer.text import TextTokenizer
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
 
 @pytest.fixture(scope="module")
-def qwen(qwen_tokenizers: dict[str, Path]) -> TextTokenizer:  # noqa: F811
+def qwen(qwen_tokenizers: dict[str, Path]) -> TextTokenizer:
     return TextTokenizer(ModelSpec(str(qwen_tokenizers["embedding"])))
 
 

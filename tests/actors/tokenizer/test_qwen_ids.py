@@ -11,13 +11,12 @@ from transformers import AutoTokenizer
 
 from actors.reranker.prompt import PREFIX, SUFFIX
 from actors.tokenizer.qwen_ids import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, TOKEN_COUNTS, TOKEN_IDS, YES_AND_NO
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 IM_END = 151645
 
 
 @pytest.fixture(scope="module")
-def folders(qwen_tokenizers: dict[str, Path]) -> dict[str, Path]:  # noqa: F811
+def folders(qwen_tokenizers: dict[str, Path]) -> dict[str, Path]:
     return qwen_tokenizers
 
 

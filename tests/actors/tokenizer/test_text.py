@@ -20,7 +20,6 @@ from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from tests.support.models import build, write_tokenizer
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
 CLS, SEP = 101, 102
@@ -116,7 +115,7 @@ def test_the_fake_is_fast() -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(qwen_tokenizers: dict[str, Path]) -> dict[str, Path]:  # noqa: F811
+def folders(qwen_tokenizers: dict[str, Path]) -> dict[str, Path]:
     return qwen_tokenizers
 
 

@@ -1,5 +1,6 @@
 """The exit code is the truth, also when the engine is in the middle of something as the command ends."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 import pytest
 import yaml
 
+from tests.support.commands import call
 from tests.support.jobs import job, write_parquet
 
 # The engine's thread writes without end, so that it is inside Lance whenever the run is stopped.
@@ -106,3 +108,19 @@ def test_threads_that_still_ask_ray_do_not_end_a_stopped_run(tmp_path):
             break
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped. What is committed stays" in done.stderr
+
+
+def test_a_broken_pipe_while_stopping_does_not_hide_the_stop(job_file, monkeypatch):
+    from pipelines.errors import Stopped
+    from pipelines.run import job
+
+    def stopped(*_):
+        try:
+            raise Stopped(2)
+        finally:
+            raise BrokenPipeError(errno.EPIPE, "gone")
+
+    monkeypatch.setattr(job, "embed", stopped)
+    result = call("embed", job_file)
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr

@@ -22,7 +22,7 @@ from pipelines.storage.clients import filesystem_for, lance_options
 from pipelines.storage.conditional_put import check_conditional_put
 from pipelines.storage.files import read_json, write_json
 from pipelines.units import Shard, cut
-from tests.pipelines.corpus.test_formats import as_jsonl, corpus, read
+from tests.support.corpora import as_jsonl, corpus, read
 
 ROWS = [{"id": "1", "text": "one"}, {"id": "2", "text": "two"}]
 STORAGE = StorageConfig()

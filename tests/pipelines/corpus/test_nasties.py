@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import CorpusError
-from tests.pipelines.cli.test_app import call, write_job
-from tests.pipelines.corpus.test_formats import corpus, read
-from tests.pipelines.corpus.test_s3 import Bucket
+from tests.support.buckets import Bucket
+from tests.support.commands import call, write_job
+from tests.support.corpora import corpus, read
 from tests.support.jobs import rows
 from tests.support.nasties import files as nasty_files
 from tests.support.nasties import folders as nasty_folders

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import CorpusError
 from pipelines.rows import REASONS
-from tests.pipelines.corpus.test_formats import as_jsonl, corpus, read
+from tests.support.corpora import as_jsonl, corpus, read
 
 Outcome = list[tuple[str, str | None, str | None]]
 

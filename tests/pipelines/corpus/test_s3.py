@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
-import uuid
 from typing import Any
 
-import boto3
 import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,24 +22,10 @@ from pipelines.storage.conditional_put import check_conditional_put
 from pipelines.storage.faults import translate
 from pipelines.storage.files import read_json, write_json
 from pipelines.units import cut
-from tests.pipelines.corpus.test_formats import as_jsonl, read
+from tests.support.buckets import Bucket
+from tests.support.corpora import as_jsonl, read
 
 ROWS = [{"id": f"d{i}", "text": f"text {i}", "n": i} for i in range(10)]
-
-
-class Bucket:
-    def __init__(self, endpoint: str):
-        self.storage = StorageConfig(endpoint_url=endpoint, region="us-east-1")
-        self.name = f"b-{uuid.uuid4().hex[:12]}"
-        self.client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-        self.client.create_bucket(Bucket=self.name)
-        self.uri = f"s3://{self.name}"
-
-    def put(self, key: str, content: bytes) -> None:
-        self.client.put_object(Bucket=self.name, Key=key, Body=content)
-
-    def corpus(self, path: str = "", **fields: Any) -> Corpus:
-        return Corpus(CorpusConfig(uri=f"{self.uri}/{path}", id="id", columns=("n",), **fields), self.storage)
 
 
 @pytest.fixture

@@ -9,12 +9,9 @@ import pytest
 
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine import deadline
-from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
-from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, UnitAttempts
 from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
-from pipelines.units import Unit
 from tests.support.jobs import Said, ids, job, run, write_parquet
 
 SHORT = 3.0  # long enough for a healthy call on a busy machine
@@ -123,44 +120,3 @@ def test_a_file_that_hangs_fails_its_units_only(tmp_path, monkeypatch, hang):
     assert not certificate.adds_up
     assert len(certificate.failures) == 9
     assert all("read: not done after 0.05 seconds" in failure for failure in certificate.failures)
-
-
-# ---------------------------------------------------------------------- what is tried again
-
-
-def unit(rows, start=0):
-    return Unit(1, "a.parquet", start, start + rows, 10, "s")
-
-
-def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
-    said = Said()
-    retries = UnitAttempts(said.say)
-    whole = unit(20)
-
-    def hangs(one):
-        assert retries.after_failure(Failed((one,), "embed: not done", hung=True)) == []
-
-    hangs(whole)
-    assert retries.after_loss([], [(unit(5, 100), whole)]) == ([(whole,)], [])
-    hangs(whole)
-    parts, guilty = retries.after_loss([], [(whole,)])
-    assert not guilty
-    assert [(part.start, part.stop) for (part,) in parts][:3] == [(0, 2), (2, 5), (5, 7)]
-    assert sum(part.rows for (part,) in parts) == 20
-    assert len(parts) == 8
-    hangs(unit(1))
-    assert retries.after_loss([unit(1, 5)], [(unit(1),), (unit(1, 5),)]) == (
-        [],
-        [(unit(1, 5), "crashes_worker"), (unit(1), "hangs_worker")],
-    )
-    assert "a.parquet rows 0 to 20, 20 row(s) in hand: embed: not done" in said.text
-    assert not retries.failures
-
-
-def test_too_many_hangs_stop_the_run():
-    retries = UnitAttempts(lambda message: None)
-    ran = [(unit(1, number),) for number in range(MOST_LOST_BUNDLES + 1)]
-    for bundle in ran:
-        retries.after_failure(Failed(bundle, "embed: not done", hung=True))
-    with pytest.raises(VectormillError, match="65 hung"):
-        retries.after_loss([], ran)

@@ -25,10 +25,9 @@ from pipelines.run.forecast import forecast
 from pipelines.run.prepare import prepare
 from pipelines.table.digests import with_digests
 from pipelines.tasks.rerank import TokenisePairs, one_a_candidate
-from tests.pipelines.cli.test_app import call, refused
 from tests.support.bulk_jobs import pairs, records_of, rerank_job, rewritten, vectormill_killed_at
+from tests.support.commands import call, refused
 from tests.support.jobs import Said, job, run, write_jsonl, write_parquet
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 
 SAMPLE = "sample scored again"
 SCORES = "scores finite and those of their logits"
@@ -345,7 +344,7 @@ def test_the_digests_cover_the_scores(tmp_path, corpus):
     assert len({with_digests(t, ("score", "logit"))["_digest"][0].as_py() for t in tables}) == 3
 
 
-def test_the_real_model_scores_as_the_plain_reference(tmp_path, qwen_tokenizers):  # noqa: F811
+def test_the_real_model_scores_as_the_plain_reference(tmp_path, qwen_tokenizers):
     from actors.reranker.reference import RerankReference
     from tests.support.rerank_peers import build  # transformers: seconds that no other test here needs
 

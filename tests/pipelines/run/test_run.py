@@ -12,8 +12,7 @@ from actors.embedder.embedder import Embedder
 from actors.spec import ModelSpec
 from actors.weights.locate import locate
 from pipelines.engine.inline import InlineExecutor
-from pipelines.engine.stage import Failed
-from pipelines.errors import CorpusError, FingerprintMismatch, Incomplete, Superseded, TableError, VectormillError
+from pipelines.errors import Superseded, VectormillError
 from pipelines.run import waves
 from pipelines.run.prepare import prepare
 from pipelines.run.run import Run
@@ -21,16 +20,8 @@ from pipelines.table import contents, sink
 from pipelines.table.fence import Fence
 from pipelines.table.files import TableAddress
 from pipelines.table.table import LanceTable
-from tests.support.jobs import Said, ids, job, rows, run, text_of, write_jsonl, write_parquet
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return write_parquet(tmp_path / "corpus")
-
-
-def version(config):
-    return lance.dataset(config.table.location).version
+from tests.support.engines import Unreliable
+from tests.support.jobs import Said, ids, job, rows, run, stop_after, text_of, version, write_jsonl, write_parquet
 
 
 def test_every_row_once_with_its_vector(tmp_path, corpus):
@@ -118,19 +109,6 @@ def test_other_unit_size_resumes_exactly(tmp_path, corpus, monkeypatch):
     assert len(ids(config)) == len(set(ids(config))) == 120
 
 
-def stop_after(monkeypatch, commits):
-    """Ctrl-C right after the n-th commit."""
-    real, seen = Fence.commit, []
-
-    def commit(self, fragments, properties):
-        real(self, fragments, properties)
-        seen.append(1)
-        if len(seen) == commits:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Fence, "commit", commit)
-
-
 def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
     """Nothing is due yet when Ctrl-C comes; the receipts in hand are committed all the same."""
     config = job(tmp_path, run={"commit_every_seconds": 10})
@@ -150,71 +128,6 @@ def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
     assert run(config).adds_up
 
 
-NASTY = [
-    {"doc_id": "good", "text": "some text", "n": 1},
-    {"doc_id": None, "text": "no id", "n": 2},
-    {"doc_id": "good", "text": "twice", "n": 3},
-    b'{"doc_id": "broken", "text": \n',
-    b'{"doc_id": "latin", "text": "\xff\xfe", "n": 5}\n',
-    {"doc_id": "null", "text": None, "n": 6},
-    {"doc_id": "number", "text": 7, "n": 7},
-    {"doc_id": "empty", "text": "", "n": 8},
-    {"doc_id": "blank", "text": " \t", "n": 9},
-    {"doc_id": "column", "text": "fits not", "n": "ten"},
-    {"doc_id": "last", "text": "more text", "n": 11},
-]
-REASONS_OF_NASTY = [
-    *(None, "no_id", "duplicate_id", "undecodable", "undecodable", "no_text", "not_a_string", "empty_text"),
-    *("empty_text", "bad_column", None),
-]
-
-
-def test_each_kind_of_bad_row_stays_with_its_reason(tmp_path):
-    write_jsonl(tmp_path / "corpus" / "a.jsonl", [{"doc_id": f"x{n}", "text": "t", "n": n} for n in range(3)])
-    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
-    config = job(tmp_path)
-    certificate = run(config)
-    assert certificate.adds_up
-    assert (certificate.rows, certificate.embedded_rows, certificate.bad_rows) == (14, 5, 9)
-    found = [r for r in rows(config) if not r["id"].startswith("x")]
-    assert [r["_reason"] for r in found] == REASONS_OF_NASTY
-    for row in found:
-        assert (row["vector"] is None) == (row["_reason"] is not None)
-        assert (row["_detail"] or "").startswith("nasty.jsonl row " if row["_reason"] else "")
-    assert "twice" not in str([r["_detail"] for r in found]), "text is never in a message"
-
-
-def test_non_finite_vector_is_recorded(tmp_path, corpus, monkeypatch):
-    from actors.embedder.embedder import Embedder
-
-    real = Embedder.embed
-
-    def embed(self, ids, offsets):
-        vectors = real(self, ids, offsets)
-        if len(vectors) > 5:  # not the self-check
-            vectors[0] = np.nan
-        return vectors
-
-    monkeypatch.setattr(Embedder, "embed", embed)
-    certificate = run(job(tmp_path))
-    assert certificate.adds_up
-    assert certificate.reasons == {"non_finite": 9}, "one in each of nine units"
-
-
-def test_too_many_bad_rows_fail_the_run(tmp_path):
-    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
-    with pytest.raises(Incomplete, match=r"\d rows have no vector, more than run.max_bad_rows \(0.5\)"):
-        run(job(tmp_path, run={"max_bad_rows": 0.5}))
-    assert run(job(tmp_path, run={"max_bad_rows": 9})).adds_up
-
-
-def test_too_many_bad_rows_fail_the_next_run_too(tmp_path):
-    write_jsonl(tmp_path / "corpus" / "nasty.jsonl", NASTY)
-    run(job(tmp_path))
-    with pytest.raises(Incomplete, match=r"8 rows have no vector"):
-        run(job(tmp_path, run={"max_bad_rows": 7}))
-
-
 def test_stale_rows_stay_until_the_new_ones_are_in(tmp_path, corpus, monkeypatch):
     from pipelines.tasks.embed import Tokenise
 
@@ -227,39 +140,6 @@ def test_stale_rows_stay_until_the_new_ones_are_in(tmp_path, corpus, monkeypatch
         certificate = run(config)
     assert (certificate.adds_up, certificate.stale_rows) == (False, 40)
     assert (run(config).stale_rows, len(rows(config))) == (0, 124)
-
-
-def test_other_embedding_space_is_refused_with_the_fields(tmp_path, corpus):
-    config = job(tmp_path)
-    run(config)
-    before = version(config)
-    for change, field in [
-        ({"model": {"dimensions": 32}}, "dimensions"),
-        ({"model": {"prompt": "passage: "}}, "prompt"),
-        ({"model": {"max_tokens": 9}}, "max_tokens"),
-        ({"model": {"weights": "bundled"}}, "weights"),
-        ({"corpus": {"text": "{doc_id} {text}"}}, "text"),
-        ({"corpus": {"id": "n"}}, "id"),
-        ({"chunking": {"max_tokens": 16, "overlap_tokens": 2}}, "chunking"),
-        ({"table": {"vector_dtype": "float16"}}, "vector_dtype"),
-    ]:
-        with pytest.raises(FingerprintMismatch) as bad:
-            run(job(tmp_path, **change))
-        assert field in bad.value.differences
-        assert f"  {field}: table has" in str(bad.value)
-    assert version(config) == before
-
-
-def test_tuning_fields_are_free(tmp_path, corpus):
-    run(job(tmp_path))
-    other = {"rows_per_unit": 5, "token_budget": 7, "replicas": 3, "commit_every_seconds": 9, "commit_every_rows": 1}
-    assert run(job(tmp_path, run=other)).adds_up
-
-
-def test_other_columns_are_refused(tmp_path, corpus):
-    run(job(tmp_path))
-    with pytest.raises(TableError, match="other columns"):
-        run(job(tmp_path, corpus={"columns": []}))
 
 
 def test_chunks_template_dimensions_and_float16(tmp_path):
@@ -290,11 +170,6 @@ def test_chunks_template_dimensions_and_float16(tmp_path):
     assert {r["_chunk"] for r in table if r["id"] == "1"} == {0, 1, 2, 3}
 
 
-def test_chunks_longer_than_the_model_are_refused(tmp_path, corpus):
-    with pytest.raises(VectormillError, match=r"chunking.max_tokens is 600 but the model takes"):
-        run(job(tmp_path, chunking={"max_tokens": 600}))
-
-
 # ---------------------------------------------------------------------- what fails
 
 
@@ -315,83 +190,10 @@ def test_unreadable_shard_fails_the_run_and_keeps_the_rest(tmp_path, corpus, mon
     assert len(set(ids(config))) == len(ids(config)) == 120
 
 
-def test_a_stage_that_raises_is_tried_again_then_reported(tmp_path, corpus, monkeypatch):
-    from pipelines.tasks.embed import Tokenise
-
-    real, calls = Tokenise.__call__, []
-
-    def tokenise(self, table):
-        calls.append(1)
-        if "d17" in table["id"].to_pylist():
-            raise RuntimeError("tokenizer trouble")
-        return real(self, table)
-
-    monkeypatch.setattr(Tokenise, "__call__", tokenise)
-    certificate = run(job(tmp_path))
-    assert not certificate.adds_up
-    (failure,) = certificate.failures
-    assert "part-0.parquet rows" in failure
-    assert "tokenise: RuntimeError: tokenizer trouble" in failure
-    assert certificate.missing_rows == 16, "the second unit of part-0"
-    assert len(calls) == 9 + 1, "the failing unit was tried twice"
-
-
-class Unreliable(InlineExecutor):
-    """Runs everything, then gives receipts twice, or loses those whose units cover a row."""
-
-    def __init__(self, lose=(), twice=False):
-        super().__init__()
-        self.lose, self.twice = set(lose), twice
-
-    def run(self, read, stages, spans):
-        for parcel in super().run(read, stages, spans):
-            if any(
-                unit.start <= row < unit.stop and path in unit.path for unit in parcel.bundle for path, row in self.lose
-            ):
-                continue
-            yield parcel
-            if self.twice:
-                yield parcel
-
-
 def test_second_receipt_is_dropped(tmp_path, corpus):
     certificate = run(job(tmp_path), Unreliable(twice=True))
     assert certificate.adds_up
     assert len(rows(job(tmp_path))) == 120
-
-
-def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, corpus):
-    lost = [("part-0", 3), ("part-2", 39)]
-    certificate = run(job(tmp_path), Unreliable(lose=lost))
-    assert certificate.adds_up
-    assert certificate.reasons == {"crashes_worker": 2}
-    bad = [r for r in rows(job(tmp_path)) if r["_reason"]]
-    assert sorted(r["_detail"].split(":")[0] for r in bad) == ["part-0.parquet row 3", "part-2.parquet row 39"]
-    assert len(rows(job(tmp_path))) == 120
-
-
-class Deaf(InlineExecutor):
-    def run(self, read, stages, spans):
-        return iter(())
-
-
-def test_an_engine_that_loses_everything_stops_the_run(tmp_path):
-    """A broken cluster must not turn a corpus into rows that `crash their worker`."""
-    write_parquet(tmp_path / "corpus", shards=8, rows=200)
-    with pytest.raises(VectormillError, match="the engine lost"):
-        run(job(tmp_path), Deaf())
-    assert rows(job(tmp_path)) == []
-
-
-def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
-    class Refusing(InlineExecutor):
-        def run(self, read, stages, spans):
-            for span in spans:
-                yield Failed(span[0], "this replica computes wrong vectors", fatal=True)
-
-    with pytest.raises(VectormillError, match="this replica computes wrong"):
-        run(job(tmp_path), Refusing())
-    assert rows(job(tmp_path)) == []
 
 
 def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypatch):
@@ -519,16 +321,6 @@ def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(Fence, "commit", commit)
     run(config)
     assert set(sizes) == {8, 16}, "40 rows in row groups of 16"
-
-
-def test_corpus_errors_come_before_any_work(tmp_path):
-    (tmp_path / "corpus").mkdir()
-    with pytest.raises(CorpusError):
-        run(job(tmp_path))
-    write_parquet(tmp_path / "corpus")
-    with pytest.raises(CorpusError, match="doc_id"):
-        run(job(tmp_path, corpus={"id": "docid"}))
-    assert not (tmp_path / "db" / "t.lance").exists()
 
 
 # ---------------------------------------------------------------------- what changes between plan and work

@@ -5,11 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import VectormillError
 from pipelines.run import sizing
 from pipelines.run.prepare import prepare
 from pipelines.run.sizing import waves
-from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, UnitAttempts
 from pipelines.table import contents
 from pipelines.table.checkpoint import UnitInTable, count_pending, pending, read_checkpoint
 from pipelines.table.table import LanceTable
@@ -113,16 +111,6 @@ def test_waves_lose_no_bundle():
     packed = [tuple(units[:4]), *((u,) for u in units[4:])]
     assert [bundle for wave in waves(packed, 3, 5) for bundle in wave] == packed
     assert [len(wave) for wave in waves(packed, 3, 5)] == [2, 3, 2]
-
-
-def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
-    """One row that kills its process takes up to 256 units of its bundle with it: that is not a fault of the set-up."""
-    tiny = tuple(unit for n in range(200) for unit in cut(shard(5, f"{n}.parquet"), 10))
-    again, guilty = UnitAttempts(lambda said: None).after_loss(tiny, [tiny])
-    assert (len(again), guilty) == (200, [])
-    many = [(unit,) for unit in tiny[: MOST_LOST_BUNDLES + 1]]
-    with pytest.raises(VectormillError, match="lost 65 units"):
-        UnitAttempts(lambda said: None).after_loss([unit for (unit,) in many], many)
 
 
 def test_units_are_longer_where_one_driver_serves_many_replicas():

@@ -25,10 +25,9 @@ from pipelines.search.task import SEARCHED
 from pipelines.storage.files import read_bytes, writing
 from pipelines.table.digests import with_digests
 from pipelines.table.files import TableAddress
-from tests.pipelines.cli.test_app import call, refused
-from tests.pipelines.run.test_run import stop_after
 from tests.support.bulk_jobs import rerank_job, rewritten, vectormill_killed_at
-from tests.support.jobs import Said, job, run, text_of, write_jsonl, write_parquet
+from tests.support.commands import call, refused
+from tests.support.jobs import Said, job, run, stop_after, text_of, write_jsonl, write_parquet
 
 INLINE = RunConfig(engine="inline", rows_per_unit=8, commit_every_seconds=1e-9)
 COLUMNS = ["query_id", "rank", "id", "similarity", "relevance", "first_rank", "chunk", "start", "end", "n", "text"]

@@ -16,11 +16,11 @@ from pipelines.search import lancedb as lancedb_plugins
 from pipelines.search.lancedb import Qwen3Reranker, embed_queries_in_lancedb, forget_in_lancedb
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
-from tests.pipelines.cli.test_app import call
-from tests.pipelines.search.test_search import ANIMALS, MIXED, address, ids, table_of, with_words
-from tests.support.jobs import run, write_jsonl
+from tests.support.commands import call
+from tests.support.jobs import address, run, write_jsonl
 from tests.support.models import build as build_embedder
 from tests.support.rerank_peers import build_tiny
+from tests.support.searching import ANIMALS, MIXED, ids, table_of
 
 torch.set_num_threads(1)
 
@@ -29,11 +29,6 @@ torch.set_num_threads(1)
 def model(tmp_path_factory):
     folder = build_tiny(tmp_path_factory.mktemp("tiny"))
     return Reranker(ModelSpec(str(folder), device="cpu", dtype="float32", threads=1))
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
-    return with_words(table_of(tmp_path_factory.mktemp("mixed"), MIXED, table={"text_column": "text"}))
 
 
 def opened(config):

@@ -15,37 +15,8 @@ from pipelines.table import contents, orphans
 from pipelines.table.fence import FENCE_ID, RUN_PROPERTY, Fence
 from pipelines.table.files import Handle, TableAddress, write_rows
 from pipelines.table.orphans import Orphans, remove_orphans
-from pipelines.table.schema import TableMetadata
 from pipelines.table.table import LanceTable
-from pipelines.tasks.embed import vectors_schema
-
-METADATA = TableMetadata({"weights": "abc", "dimensions": 4}, {"weights": "fake"}, 8)
-SCHEMA = vectors_schema(pa.schema([]), 4, "float32", METADATA)
-
-
-def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
-    columns = {
-        "id": [f"{unit}-{n}" for n in range(count)],
-        "vector": [[1.0, 0, 0, 0]] * count,
-        "_shard": [shard] * count,
-        "_unit": [unit] * count,
-        "_row": list(range(first, first + count)),
-        "_chunk": [0] * count,
-        "_start": [0] * count,
-        "_end": [1] * count,
-        "_tokens": [2] * count,
-        "_truncated": [False] * count,
-        "_reason": [None] * count,
-        "_detail": [None] * count,
-        "_id_digest": [0] * count,
-        "_digest": [0] * count,
-    }
-    return pa.table(columns, schema=SCHEMA.remove_metadata())
-
-
-@pytest.fixture
-def address(tmp_path):
-    return TableAddress(f"{tmp_path}/t.lance", StorageConfig())
+from tests.support.tables import METADATA, SCHEMA, rows
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pipelines.config import StorageConfig
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.orphans import find_orphans
 from pipelines.table.table import LanceTable
-from tests.pipelines.table.test_fence import SCHEMA, rows
+from tests.support.tables import SCHEMA, rows
 
 DAY = 24 * 3600
 
