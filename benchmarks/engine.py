@@ -118,7 +118,7 @@ class Job:
         schema = write.schema_for(dimensions, vector_dtype)
         self.address = TableAddress(str(folder / f"db-{time.time_ns()}.lance"), storage)
         LanceTable.open_or_create(self.address, schema)
-        writing = Write(AppendRows(self.address, schema), EmbedTask.results)
+        writing = Write(AppendRows(self.address, schema, "benchmark"), EmbedTask.results)
         pool = Pool(ONE, num_cpus=1, num_gpus=0, isolated=False, timeout_seconds=None)
         self.stages = [
             tokenise_stage(Tokenise(spec, None, None), pool),

@@ -294,9 +294,8 @@ class RunConfig(Section):
     stale_rows: Literal["keep", "delete"] = "keep"
     """Rows of shards that are no longer in the corpus (changed or removed): keep and report, or delete once the rest
     is in."""
-    remove_orphans_after_seconds: float = Field(default=3600, ge=0)
-    """Data files that no version of the table refers to are removed at the start of a run when at least this old.
-    Longer than any other writer of the table needs between writing a file and committing it."""
+    max_duplicate_ids: int | None = Field(default=None, ge=0)
+    """Fail when more ids than this name several rows. All of them are embedded; null: any number is only reported."""
     stage_timeout_seconds: float | None = Field(default=1800, gt=0)
     """Longest time to read, tokenise, embed or write one work unit (about ten seconds of work). A process that takes
     longer is taken for hung: the log names the units it had in hand, Ray replaces it, and a row that hangs it each time

@@ -64,14 +64,15 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
         f"= {words.done}": c.embedded_rows,
         "+ with a reason": f"{c.bad_rows:,}" + (f" ({_shown(c.reasons)})" if c.reasons else ""),
     }
-    if c.deleted_rows > 0:
-        lines["+ deleted since"] = c.deleted_rows
-    if c.missing_rows > 0:
-        lines["+ MISSING"] = c.missing_rows
-    if (extra := -min(c.missing_rows, 0) - min(c.deleted_rows, 0)) > 0:
-        lines["- TOO MANY"] = extra
-    if c.overlapping_rows:
-        lines["in two units"] = c.overlapping_rows
+    exceptions = {
+        "+ deleted since": max(0, c.deleted_rows),
+        "+ MISSING": max(0, c.missing_rows),
+        "- TOO MANY": -min(c.missing_rows, 0) - min(c.deleted_rows, 0),
+        "in two units": c.overlapping_rows,
+        "LACK PASSAGES": c.incomplete_rows,
+        "ids of several rows": c.duplicate_ids,
+    }
+    lines |= {name: count for name, count in exceptions.items() if count}
     lines |= {
         words.results: c.records - sum(c.reasons.values()),
         "tokens": c.tokens,
@@ -90,6 +91,8 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
     if c.missing_rows < 0 or c.overlapping_rows:
         console.print("  Another program wrote to the table: see docs/operations.md, or use a new table.name.")
+    elif c.incomplete_rows:
+        console.print("  Records of these rows were deleted from the table: `vectormill verify` says how many.")
     elif not c.adds_up:
         console.print(f"  The same command tries again what is missing; nothing is {words.done} twice.")
 

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.content import row_digests, text_digests
 from pipelines.table.digests import BATCH_ROWS, id_digests, record_digests, total
+from pipelines.table.schema import text_column_of
 from pipelines.table.table import LanceTable
 from pipelines.tasks.task import Soundness
 
@@ -31,12 +33,16 @@ class Scan:
     pairs: int = 0
 
 
-def scan(table: LanceTable, shards: Iterable[int], results: Sequence[str], soundness: Soundness) -> Scan:
-    """Reads the whole table, so it costs what its storage gives, and a few us of CPU a record. results: the columns
-    that the task fills."""
+def scan(
+    table: LanceTable, shards: Iterable[int], carried: Sequence[str], results: Sequence[str], soundness: Soundness
+) -> Scan:
+    """Reads the whole table, so it costs what its storage gives, and a few us of CPU a record. carried: the carried
+    columns. results: those that the task fills."""
     found = Scan()
     ours = pa.array(list(shards), pa.int64())
-    for batch in table.records([*COLUMNS, *results], batch_rows=BATCH_ROWS):
+    text = text_column_of(table.schema) if table.metadata.task == "embed" else None
+    more = [*carried, *([text] if text else []), "_carried", "_passage"] if table.metadata.format > 2 else []
+    for batch in table.records([*COLUMNS, *results, *more], "_shard IS NOT NULL", batch_rows=BATCH_ROWS):
         for name in results:
             found.wrong += int(
                 np.sum(batch[name].is_null().to_numpy(False) != batch["_reason"].is_valid().to_numpy(False))
@@ -49,8 +55,17 @@ def scan(table: LanceTable, shards: Iterable[int], results: Sequence[str], sound
         ids = id_digests(batch)
         records = record_digests(batch, ids, results)
         same = (ids == batch["_id_digest"].to_numpy()) & (records == batch["_digest"].to_numpy())
+        if more:
+            same &= _agree(batch["_carried"], row_digests(pa.table(batch.select(carried)), batch.num_rows))
+        if more and text:
+            same &= _agree(batch["_passage"], text_digests(batch[text]))
         found.changed += int(np.sum(~same))
         inside = pc.is_in(batch["_shard"], value_set=ours).to_numpy(zero_copy_only=False)
         found.ids += total(ids[inside & (batch["_chunk"].to_numpy() == 0)])
         found.pairs += total(records[inside])
     return found
+
+
+def _agree(stored: pa.Array, made: pa.Array) -> np.ndarray:
+    """Where a digest is what it must be, or nobody took one."""
+    return pc.fill_null(pc.equal(stored, made), True).to_numpy(zero_copy_only=False)

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.table import contents
-from pipelines.table.fence import RUN_PROPERTY
-from pipelines.table.files import TableAddress, reading
+from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
 from pipelines.table.index.records import IndexState
 from pipelines.table.table import LanceTable, open_table
 

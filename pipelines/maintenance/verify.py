@@ -28,6 +28,7 @@ from pipelines.table.table import LanceTable, open_table
 from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import JobTask, Soundness
 
+IDS_NAMED = 5
 RECORDS_PER_PASS = 20_000_000  # of a GROUP BY over all records: bounds its memory to a few GB
 Vectors = Literal["exact", "rounded"]
 ONLY_PAIRS = (
@@ -95,7 +96,7 @@ def _verify(
     progress.say("checking every record")
     task = task_of(job)
     soundness = task.soundness(table.schema, table.metadata)
-    seen = scan(table, prepared.by_id, task.results.columns, soundness)
+    seen = scan(table, prepared.by_id, prepared.carried.names, task.results.columns, soundness)
     certificate = replace(account(prepared, table), id_digest=as_text(seen.ids), pair_digest=as_text(seen.pairs))
     checks = [
         Check("fingerprint", True, f"{table.metadata.fingerprint} is this job's"),
@@ -104,7 +105,7 @@ def _verify(
     checks += _records(seen, task, soundness)
     steps: dict[str, Callable[[], Check]] = {
         "that no record is doubled or lacks a passage": lambda: _rows_once(table),
-        "that ids are unique": lambda: _ids_once(table),
+        "that ids are unique": lambda: _ids_once(table, job.run.max_duplicate_ids),
         "the table's files": lambda: _files(table),
         "a sample against the reference": lambda: sample_again(table, prepared, task, *draw),
         "a sample of the bad rows": lambda: bad_sample(table, prepared, task, *draw),
@@ -134,29 +135,35 @@ def _sums(c: Certificate, task: str) -> Iterator[Check]:
 
 
 def _rows_once(table: LanceTable) -> Check:
-    """Each row has its passages 0, 1, 2, ..., each once."""
+    """Each row has all of its passages, each once."""
     doubled = cut = 0
+    passages = "max(_chunk) + 1" if table.metadata.format == 2 else "max(coalesce(_passages, 1))"
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
         part = f"FROM dataset WHERE _row % {passes} = {number} GROUP BY _shard, _row"
         doubled += count(table, f"SELECT _shard, _row, _chunk {part}, _chunk HAVING count(*) > 1")
-        cut += count(table, f"SELECT _shard, _row {part} HAVING count(*) < max(_chunk) + 1")
+        cut += count(table, f"SELECT _shard, _row {part} HAVING count(*) < {passages}")
     found = f"{doubled:,} records occur more than once, {cut:,} rows lack a passage"
     return Check("each record once", doubled == 0 and cut == 0, found)
 
 
-def _ids_once(table: LanceTable) -> Check:
+def _ids_once(table: LanceTable, most: int | None) -> Check:
+    """most: how many ids may name several rows; None: any number, they are named all the same."""
     doubled = 0
+    examples: list[str] = []
     passes = table.count_rows() // RECORDS_PER_PASS + 1
     for number in range(passes):
-        doubled += count(
-            table,
-            "SELECT id FROM dataset WHERE _reason IS NULL AND "
+        query = (
+            "SELECT id FROM dataset WHERE _shard IS NOT NULL AND "
             f"(ascii(substr(md5(id), 1, 1)) * 256 + ascii(substr(md5(id), 2, 1))) % {passes} = {number} "
-            "GROUP BY id HAVING min(_row) < max(_row) OR min(_shard) < max(_shard) OR count(*) > max(_chunk) + 1",
+            "GROUP BY id HAVING min(_row) < max(_row) OR min(_shard) < max(_shard)"
         )
-    found = f"{doubled:,} ids name more than one embedded row"
-    return Check("ids unique", doubled == 0, found + ("; corpus.id must be unique in the corpus" if doubled else ""))
+        here = count(table, query)
+        doubled += here
+        if here and len(examples) < IDS_NAMED:
+            examples += table.sql(f"{query} LIMIT {IDS_NAMED}")["id"].to_pylist()
+    named = f", such as {', '.join(map(repr, examples[:IDS_NAMED]))}" if examples else ""
+    return Check("ids unique", most is None or doubled <= most, f"{doubled:,} ids name several rows{named}")
 
 
 def _records(found: Scan, task: JobTask, soundness: Soundness) -> Iterator[Check]:
@@ -164,7 +171,8 @@ def _records(found: Scan, task: JobTask, soundness: Soundness) -> Iterator[Check
     said = f"{found.results:,} {soundness.what}, {found.wrong:,} wrong"
     said += f"; {soundness.measured} {found.least:.6f} to {found.most:.6f}" if found.results else ""
     yield Check(soundness.name, found.wrong == 0, said)
-    said = f"{found.changed:,} records hold another id, passage number, {task.words.result} or reason than was written"
+    parts = f"id, passage, {task.words.result}, reason or carried value"
+    said = f"{found.changed:,} records hold another {parts} than was written"
     yield Check("records as they were written", found.changed == 0, said)
 
 

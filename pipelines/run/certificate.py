@@ -46,7 +46,8 @@ class Certificate:
     """Every row of the corpus is embedded, recorded with a reason, deleted by the table's owner, or missing.
 
     rows: in the corpus. All else is of the corpus's shards, read from the table, but stale_rows: in the table, of
-    shards no longer in the corpus. failures: units that could not be embedded, with why."""
+    shards no longer in the corpus. incomplete_rows: that lost some of their passages. duplicate_ids: ids that name
+    several rows; all of these are embedded. failures: units that could not be embedded, with why."""
 
     table: str
     table_version: int
@@ -66,6 +67,8 @@ class Certificate:
     reasons: Mapping[str, int]
     stale_rows: int
     overlapping_rows: int
+    incomplete_rows: int
+    duplicate_ids: int
     failures: tuple[str, ...] = ()
 
     @property
@@ -74,7 +77,7 @@ class Certificate:
 
     @property
     def adds_up(self) -> bool:
-        return self.missing_rows == 0 and self.overlapping_rows == 0 and not self.failures
+        return not (self.missing_rows or self.overlapping_rows or self.incomplete_rows or self.failures)
 
     def to_dict(self) -> dict[str, Any]:
         """The document, its keys sorted."""
@@ -109,6 +112,8 @@ def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = (
         reasons=totals.reasons,
         stale_rows=sum(state.stale.values()),
         overlapping_rows=state.overlaps,
+        incomplete_rows=contents.count_torn(table, state.torn),
+        duplicate_ids=contents.count_duplicate_ids(table, shards),
         failures=failures,
     )
 

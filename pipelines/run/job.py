@@ -19,6 +19,8 @@ from pipelines.run.prepare import Prepared, prepare
 from pipelines.run.run import Run
 from pipelines.storage.conditional_put import check_conditional_put
 from pipelines.storage.files import write_json
+from pipelines.table.files import TableAddress
+from pipelines.table.identity import heal
 from pipelines.tasks.task import Task
 
 
@@ -53,6 +55,9 @@ def prepared_job(job: JobConfig, progress: Progress, task: Task | None = None) -
     """The job with its corpus counted, and the engine to run it; `task`: other than the job file's."""
     check_conditional_put(job.table.uri, job.storage)
     with progress.engine_output(), open_executor(job) as executor:
+        address = TableAddress(job.table.location, job.storage)
+        for version in heal(address):
+            progress.say(f"{address.location}: took back version {version}, which a run made of another table there")
         progress.say(f"counting the rows of {job.corpus.uri}")
         yield prepare(job, executor, task=task), executor
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -64,7 +65,7 @@ class Run:
         """Work off what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
         if self.state.rows_done < self.prepared.rows or self._deletes or self.table.metadata.format == 2:
             seen = self.table.version
-            fence = self.table.take_fence(self.id, self._properties())
+            fence = self.table.take_fence(self.id, self._properties(), self.prepared.schema.names)
             if self.table.metadata.format == 2:
                 upgrade(self.prepared, self.table, fence, self.executor, self.progress)
             if self.table.version != seen + 1:  # somebody committed before the fence, perhaps an older run
@@ -85,10 +86,18 @@ class Run:
         self.bad_rows = BadRows(self.job.run.max_bad_rows, self.prepared.rows, before, self.prepared.task.words.result)
 
     def _account(self) -> Certificate:
-        return account(self.prepared, self.table, tuple(self.attempts.failures))
+        found = account(self.prepared, self.table, tuple(self.attempts.failures))
+        most = self.job.run.max_duplicate_ids
+        if not found.duplicate_ids:
+            return found
+        said = f"{found.duplicate_ids:,} ids name several rows each; `vectormill verify` names some of them"
+        self.progress.say(said)
+        if most is None or found.duplicate_ids <= most:
+            return found
+        return replace(found, failures=(*found.failures, f"{said}. run.max_duplicate_ids is {most}"))
 
     def _remove_orphans(self, fence: Fence) -> None:
-        found = remove_orphans(fence, self.job.run.remove_orphans_after_seconds)
+        found = remove_orphans(fence)
         if found.paths:
             self.progress.say(f"removed {len(found.paths)} orphan file(s) of earlier runs")
         if found.unjudged:

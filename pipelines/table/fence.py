@@ -28,10 +28,11 @@ from lance.fragment import FragmentMetadata
 from pipelines.errors import StoreUnavailable, Superseded, TableError
 from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.retry import Backoff, with_backoff
-from pipelines.table.files import Handle, reading, transaction_of
+from pipelines.table.files import RUN_PROPERTY, Handle, commit_of, reading
+from pipelines.table.identity import Identity, check, check_landed
 
 FENCE_ID = 2**31 - 1
-RUN_PROPERTY = "vectormill.run"
+ENDS_A_RUN = {"Restore": "restored an older version of", "Overwrite": "overwrote"}
 COMMIT_ATTEMPTS = 6
 FENCE_ATTEMPTS = 40  # each time another run came first; of those that were there before, each but one stops then
 
@@ -39,21 +40,32 @@ FENCE_ATTEMPTS = 40  # each time another run came first; of those that were ther
 class Fence:
     """One run's turn as the committer of a table, from `take` until a newer run takes it over."""
 
-    def __init__(self, handle: Handle, run: str):
+    def __init__(self, handle: Handle, run: str, columns: Iterable[str] | None = None):
         self.handle = handle
         self.run = run
         self._location = handle.address.location
+        self._columns = frozenset(columns) if columns is not None else None
+        self._landed: tuple[int, str] | None = None  # this run's last commit: version, transaction
+        self.identify()
+
+    def identify(self) -> None:
+        """From here on the table is the one that it is now."""
+        self._identity = Identity.of(self.handle.dataset, self._columns)
 
     @classmethod
-    def take(cls, handle: Handle, run: str, properties: Mapping[str, str]) -> Fence:
-        """Become the committer: from here on commits of every older run fail. Read the done-set only after this."""
-        fence = cls(handle, run)
+    def take(
+        cls, handle: Handle, run: str, properties: Mapping[str, str], columns: Iterable[str] | None = None
+    ) -> Fence:
+        """Become the committer: from here on commits of every older run fail. Read the done-set only after this.
+        columns: that the run writes; None: all."""
+        fence = cls(handle, run, columns)
         address = handle.address
         backoff = Backoff("taking the fence", address.location)
         conflicts = 0
         while conflicts < FENCE_ATTEMPTS:
             try:
-                handle.dataset = lance.LanceDataset.commit(handle.dataset, fence._transaction([], properties))
+                fence._check()
+                fence._commit(fence._transaction([], properties))
                 return fence
             except CommitConflictError:
                 conflicts += 1
@@ -102,6 +114,24 @@ class Fence:
             self._commit_fenced(transaction)
         return before - self.handle.dataset.count_rows()
 
+    def _check(self) -> None:
+        """Raises Superseded unless the table is still the one that this run began with, TableError if a commit could
+        land unseen."""
+        check(self.handle, self._identity)
+        if self._landed is not None:
+            version, transaction = self._landed
+            with contextlib.suppress(ValueError, *STORE_ERRORS):  # cleaned up since
+                if commit_of(self.handle.dataset, version).uuid not in (None, transaction):
+                    raise Superseded(
+                        f"{self._location}: version {version}, which this run made, is another one now: somebody put a "
+                        "copy in the table's place. This run has stopped; the same command goes on from there."
+                    )
+
+    def _commit(self, transaction: lance.Transaction) -> None:
+        self.handle.dataset = lance.LanceDataset.commit(self.handle.dataset, transaction)
+        self._landed = self.handle.dataset.version, transaction.uuid
+        check_landed(self.handle.address, self.handle.dataset.version, self._identity)
+
     def _transaction(
         self,
         new: list[FragmentMetadata],
@@ -133,9 +163,10 @@ class Fence:
         while True:
             version = self.handle.dataset.version
             try:
+                self._check()
                 transaction = make()
                 tried.add(transaction.uuid)
-                self.handle.dataset = lance.LanceDataset.commit(self.handle.dataset, transaction)
+                self._commit(transaction)
                 return None
             except OSError as bad:  # CommitConflictError is one
                 failure = bad
@@ -157,7 +188,7 @@ class Fence:
         landed = None
         for number in range(version + 1, latest.version + 1):
             try:
-                seen, properties = transaction_of(latest, number)
+                commit = commit_of(latest, number)
             except STORE_ERRORS as bad:
                 if isinstance(translate(bad, self._location), StoreUnavailable):
                     raise
@@ -165,15 +196,24 @@ class Fence:
                     f"{self._location}: version {number} was removed while this run waited, so it cannot tell "
                     "whether a newer run took over. Stopped; run the same command again."
                 ) from bad
-            if seen in tried:
+            if commit.uuid in tried:
                 landed = number
-            elif properties.get(RUN_PROPERTY, self.run) != self.run:
+            elif commit.properties.get(RUN_PROPERTY, self.run) != self.run:
                 if landed is not None:
                     self.handle.dataset = latest.checkout_version(landed)
                     return True
                 raise Superseded(
-                    f"{self._location}: superseded by run {properties[RUN_PROPERTY]} (since "
-                    f"{properties.get('vectormill.time')}). Nothing to repair: that run goes on where this one stopped."
+                    f"{self._location}: superseded by run {commit.properties[RUN_PROPERTY]} (since "
+                    f"{commit.properties.get('vectormill.time')}). Nothing to repair: that run goes on where this one "
+                    "stopped."
                 )
+            elif commit.kind in ENDS_A_RUN:
+                raise Superseded(
+                    f"{self._location}: somebody {ENDS_A_RUN[commit.kind]} the table while this run went on (version "
+                    f"{number}). This run has stopped; the same command goes on from what is there."
+                )
+        if landed is not None:
+            self._landed = landed, commit_of(latest, landed).uuid or ""
+            check_landed(self.handle.address, landed, self._identity)
         self.handle.dataset = latest
         return landed is not None

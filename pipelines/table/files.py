@@ -21,6 +21,7 @@ from pipelines.storage.clients import lance_options
 from pipelines.storage.faults import translate
 from pipelines.storage.places import is_s3, local_path
 
+RUN_PROPERTY = "vectormill.run"  # of a commit: whose it is
 FILE_PREFIX = "vectormill-"  # of the names of data files that runs write
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
@@ -116,12 +117,22 @@ def reading(address: TableAddress) -> Iterator[None]:
         raise translate(bad, address.location) from bad
 
 
-def transaction_of(dataset: lance.LanceDataset, version: int) -> tuple[str | None, dict[str, str]]:
-    """(uuid, properties) of the transaction that made this version. Raises OSError or ValueError if it is gone."""
+@dataclass(frozen=True)
+class Commit:
+    """What made a version: the transaction's id (None where pylance cannot show it), its kind, its properties."""
+
+    uuid: str | None
+    kind: str
+    properties: dict[str, str]
+
+
+def commit_of(dataset: lance.LanceDataset, version: int) -> Commit:
+    """Raises OSError or ValueError if it is gone."""
     try:
         transaction = dataset.read_transaction(version)
     except TypeError:
         # pylance 14.0.2 cannot show a compaction that rewrote an index (RewrittenIndex lacks arguments). No run makes
         # such a transaction.
-        return None, {}
-    return transaction.uuid, dict(transaction.transaction_properties or {})
+        return Commit(None, "Rewrite", {})
+    properties = dict(transaction.transaction_properties or {})
+    return Commit(transaction.uuid, type(transaction.operation).__name__, properties)

@@ -10,9 +10,8 @@ left alone and counted.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,12 +22,11 @@ import pyarrow.compute as pc
 from pipelines.storage.files import remove_file
 from pipelines.storage.retry import with_backoff
 from pipelines.table.fence import Fence
-from pipelines.table.files import reading
+from pipelines.table.files import FILE_PREFIX, reading
+from pipelines.table.identity import version_of
 
 MANIFEST_BYTES_READ = 1 << 30  # half a minute of CPU, during which the replicas wait
 CLOCKS = timedelta(minutes=1)  # by which the times of two files of one store may be wrong to each other
-_MANIFEST = re.compile(r"^_versions/(\d+)\.manifest$")
-_LARGEST = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,13 @@ class Orphans:
     unjudged: int = 0
 
 
-def find_orphans(dataset: Any, older_than_seconds: float, bytes_read: int = MANIFEST_BYTES_READ) -> Orphans:
-    """Data files that are at least this old and belong to no version that is kept."""
+def find_orphans(dataset: Any, bytes_read: int = MANIFEST_BYTES_READ) -> Orphans:
+    """Data files of runs that belong to no version that is kept."""
     present = dataset.all_files().read_all()  # before any manifest: what is committed in between is no orphan
-    data = present.filter(pc.starts_with(present["path"], "data/"))
+    data = present.filter(pc.starts_with(present["path"], f"data/{FILE_PREFIX}"))
     current = _tracked(dataset, dataset.version)
     is_current = pc.is_in(data["path"], value_set=current)
-    limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-    old = pc.less_equal(data["last_modified"], pa.scalar(limit, data["last_modified"].type))
-    suspects = data.filter(pc.and_(pc.invert(is_current), old))
+    suspects = data.filter(pc.invert(is_current))
     if suspects.num_rows == 0:
         return Orphans([])
     written = dict(zip(suspects["path"].to_pylist(), suspects["last_modified"].to_pylist(), strict=True))
@@ -70,10 +66,9 @@ def _manifests(present: pa.Table) -> list[tuple[int, datetime, int]]:
     found = []
     columns = (present[name].to_pylist() for name in ("path", "last_modified", "size_bytes"))
     for path, modified, size in zip(*columns, strict=True):
-        if match := _MANIFEST.match(path):
-            number = int(match[1])
-            # Lance names them so that the newest version is listed first; it used to name them by the version.
-            found.append((_LARGEST - number if len(match[1]) == 20 else number, modified, size))
+        folder, _, name = path.rpartition("/")
+        if folder == "_versions" and (number := version_of(name)) is not None:
+            found.append((number, modified, size))
     return sorted(found, reverse=True)
 
 
@@ -100,9 +95,10 @@ def _judged(
     return list(written), 0
 
 
-def remove_orphans(fence: Fence, older_than_seconds: float) -> Orphans:
-    """Delete data files that no version refers to, left by killed runs; returns what was found. Only with the fence:
-    files an older run wrote can then never be committed. The age protects other writers of the table.
+def remove_orphans(fence: Fence) -> Orphans:
+    """Delete data files that runs wrote and that no version refers to; returns what was found. Only with the fence, and
+    before this run writes: what an older run wrote can then never be committed. Files of others (their names say so: a
+    compaction's, an append's) are not looked at, whatever their age; Lance's own clean-up knows them.
 
     A run may have taken over before the files were listed, and some of them be its own, about to be committed or
     committed already. So the fence is proved once more after the listing. Raises Superseded."""
@@ -110,7 +106,7 @@ def remove_orphans(fence: Fence, older_than_seconds: float) -> Orphans:
 
     def look() -> Orphans:
         with reading(address):
-            return find_orphans(fence.handle.dataset, older_than_seconds)
+            return find_orphans(fence.handle.dataset)
 
     found = with_backoff("looking for orphan files", address.location, look)
     if found.paths:

@@ -5,7 +5,7 @@ own dataset. What makes a commit is in fence.py; what its data files are, in fil
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import lance
@@ -15,8 +15,9 @@ from pipelines.errors import TableError
 from pipelines.storage.faults import STORE_ERRORS
 from pipelines.storage.files import entries
 from pipelines.storage.retry import Backoff, with_backoff
-from pipelines.table.fence import RUN_PROPERTY, Fence
-from pipelines.table.files import Handle, TableAddress, reading, transaction_of
+from pipelines.table.fence import Fence
+from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of, reading
+from pipelines.table.identity import versions
 from pipelines.table.index.records import IndexState, state_of
 from pipelines.table.schema import TableMetadata
 
@@ -39,6 +40,15 @@ def _opened(address: TableAddress, lances_cache: bool) -> lance.LanceDataset | N
         raise
 
 
+def _refuse_half_a_copy(address: TableAddress) -> None:
+    """Data without a version is not an empty place: it may be a copy that has got so far."""
+    if address.version is None and (files := entries(f"{address.location}/data", address.storage)):
+        raise TableError(
+            f"{address.location} has {len(files):,} data file(s) and no version that names them. If it is being copied "
+            "or restored, let that end first. If it was dropped while a run wrote to it, remove what is left of it"
+        )
+
+
 class LanceTable:
     """One open table. Not thread-safe; one committer, one handle. fence: this run's, once it has taken it."""
 
@@ -55,6 +65,7 @@ class LanceTable:
             "opening the table", address.location, lambda: _opened(address, lances_cache), first_contact=True
         )
         if dataset is None:
+            _refuse_half_a_copy(address)
             return None
         try:
             metadata = TableMetadata.from_schema(dataset.schema)
@@ -115,9 +126,9 @@ class LanceTable:
         assert self._fence is not None, "take_fence first"
         return self._fence
 
-    def take_fence(self, run: str, properties: Mapping[str, str]) -> Fence:
+    def take_fence(self, run: str, properties: Mapping[str, str], columns: Iterable[str] | None = None) -> Fence:
         """Become the committer, see `Fence.take`."""
-        self._fence = Fence.take(self.handle, run, properties)
+        self._fence = Fence.take(self.handle, run, properties, columns)
         return self._fence
 
     # ------------------------------------------------------------------ records
@@ -192,14 +203,12 @@ class LanceTable:
 
     def versions_kept(self) -> int:
         """How many versions can still be read."""
-        found = entries(f"{self.address.location}/_versions", self.address.storage)
-        # A name that begins with a d is of no version: an index is being measured.
-        return sum(1 for name, _ in found if re.fullmatch(r"\d+\.manifest", name))
+        return len(versions(self.address))
 
     def transaction(self) -> str | None:
         """The id of the transaction that made this version; None if it was cleaned up."""
         try:
-            return transaction_of(self._dataset, self.version)[0]
+            return commit_of(self._dataset, self.version).uuid
         except (OSError, ValueError):
             return None
 
@@ -207,11 +216,11 @@ class LanceTable:
         """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
         for number in range(self.version, max(1, self.version - look_back), -1):
             try:
-                _, properties = transaction_of(self._dataset, number)
+                properties = commit_of(self._dataset, number).properties
             except (OSError, ValueError):
                 return {}  # cleaned up: properties are a log, not the truth
             if RUN_PROPERTY in properties:
-                return dict(properties)
+                return properties
         return {}
 
     # ------------------------------------------------------------------ indexes, and metadata of others

@@ -25,8 +25,8 @@ from lance.fragment import FragmentMetadata
 from pipelines.errors import TableError
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.digests import DIGEST_FIELDS
-from pipelines.table.fence import RUN_PROPERTY, Fence
-from pipelines.table.files import TableAddress, reading
+from pipelines.table.fence import Fence
+from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
 from pipelines.table.schema import NEW_FIELDS, OF_THE_MODEL, PROVENANCE, TableMetadata, result_of
 
 ATTEMPTS = 20  # each time somebody else committed while the values were computed
@@ -73,10 +73,12 @@ def bring_over(fence: Fence, metadata: TableMetadata, fill: Fill, run_map: Map) 
         fence.prove()
         with reading(handle.address):
             _loosen(handle.dataset, metadata)
+            fence.identify()
             version = handle.dataset.version
             fragments = [fragment.fragment_id for fragment in handle.dataset.get_fragments()]
             if not fragments:
                 handle.dataset.add_columns(pa.schema(NEW_FIELDS))
+                fence.identify()
                 return
         filled = list(run_map(FillFragment(handle.address, version, fill), fragments))
         operation = lance.LanceOperation.Merge([FragmentMetadata.from_json(one) for one, _ in filled], filled[-1][1])
@@ -84,12 +86,14 @@ def bring_over(fence: Fence, metadata: TableMetadata, fill: Fill, run_map: Map) 
         transaction = lance.Transaction(version, operation, str(uuid.uuid4()), transaction_properties=stamped)
         try:
             handle.dataset = lance.LanceDataset.commit(handle.dataset, transaction)
+            fence.identify()
             return
         except OSError as bad:  # somebody wrote, or the answer was lost
             if not isinstance(bad, CommitConflictError):
                 backoff.failed(bad)
             handle.dataset = with_backoff("opening the table", location, handle.address.open)
             if all(one.name in handle.dataset.schema.names for one in NEW_FIELDS):
+                fence.identify()
                 return
     raise TableError(f"{location}: others keep writing to it; stop them, and run the same command again")
 

@@ -159,7 +159,7 @@ def test_a_checkpoint_of_any_subset_is_exact(
     units = list(pending(corpus, {}, size))
     kept = data.draw(st.lists(st.sampled_from(units), unique=True)) if units else []
     in_table = [UnitInTable(u.id, u.shard, (u.start, u.stop), u.rows) for u in kept]
-    state = read_checkpoint({shard.id: shard for shard in corpus}, in_table, size)
+    state = read_checkpoint({shard.id: shard for shard in corpus}, in_table)
     assert (state.units, state.overlaps, state.deleted_rows, state.stale) == (len(kept), 0, 0, {})
     for again in (size, later):
         rest = list(pending(corpus, state.done, again))

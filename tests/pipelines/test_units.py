@@ -77,7 +77,7 @@ def in_table(unit, rows=None, span=None):
 def test_checkpoint_counts_done_stale_and_pending():
     s, old = shard(100), shard(30, "old")
     units, stale = list(cut(s, 10)), list(cut(old, 10))
-    state = read_checkpoint({s.id: s}, [in_table(u) for u in [*units[:4], *stale]], 10)
+    state = read_checkpoint({s.id: s}, [in_table(u) for u in [*units[:4], *stale]])
     assert (state.rows_done, state.units, state.stale, state.overlaps) == (40, 4, {old.id: 30}, 0)
     assert [u.id for u in pending([s], state.done, 10)] == [u.id for u in units[4:]]
 

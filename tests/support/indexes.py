@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipelines.maintenance.optimize import optimize
 from pipelines.table.files import write_rows
 from pipelines.table.index.vector import IndexWanted
-from pipelines.table.schema import TableMetadata, with_text
+from pipelines.table.schema import NEW_FIELDS, TableMetadata, with_text
 from pipelines.table.table import LanceTable
 from pipelines.tasks.embed import vectors_schema
 from tests.support.jobs import Said
@@ -46,15 +46,18 @@ def records(vectors, unit, schema, texts=None, without=0):
         **dict.fromkeys(("_shard", "_chunk", "_start", "_end", "_id_digest", "_digest"), zeros),
         "_unit": zeros + unit,
         "_row": number,
+        "_first": zeros,
+        "_rows": zeros + count,
+        "_passages": zeros + 1,
         "_tokens": zeros + 2,
         "_truncated": [False] * count,
         "_reason": ["empty_text" if n < without else None for n in range(count)],
         "_detail": [None] * count,
     }
-    arrays = {f.name: columns[f.name] if f.name in columns else [f"{unit}"] * count for f in schema}
-    return pa.table({n: pa.array(v) if isinstance(v, list) else v for n, v in arrays.items()}).cast(
-        schema.remove_metadata()
-    )
+    nobody_knows = {field.name: pa.nulls(count, field.type) for field in NEW_FIELDS}
+    others = {f.name: pa.array([f"{unit}"] * count) for f in schema if f.name not in columns}
+    arrays = {**others, **nobody_knows, **{name: pa.array(values) for name, values in columns.items()}}
+    return pa.table({name: arrays[name] for name in schema.names}).cast(schema.remove_metadata())
 
 
 def add(address, *parts, schema=None, **options):

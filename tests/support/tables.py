@@ -16,7 +16,10 @@ def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
         "_shard": [shard] * count,
         "_unit": [unit] * count,
         "_row": list(range(first, first + count)),
+        "_first": [first] * count,
+        "_rows": [count] * count,
         "_chunk": [0] * count,
+        "_passages": [1] * count,
         "_start": [0] * count,
         "_end": [1] * count,
         "_tokens": [2] * count,
@@ -26,4 +29,5 @@ def rows(unit: int, count: int = 3, shard: int = 1, first: int = 0) -> pa.Table:
         "_id_digest": [0] * count,
         "_digest": [0] * count,
     }
-    return pa.table(columns, schema=SCHEMA.remove_metadata())
+    nobody_knows = {field.name: [None] * count for field in SCHEMA}
+    return pa.table({**nobody_knows, **columns}, schema=SCHEMA.remove_metadata())

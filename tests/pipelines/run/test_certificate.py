@@ -307,7 +307,7 @@ def test_row_that_killed_or_hung_its_process_has_digests_and_is_bad(config, tmp_
     write_parquet(tmp_path / "corpus", shards=1, first=1000)
     prepared = prepare(config, InlineExecutor())
     new = next(shard for shard in prepared.shards if shard.path == "part-1000.parquet")
-    to = AppendRows(prepared.address, prepared.schema)
+    to = AppendRows(prepared.address, prepared.schema, "a run")
     receipt = write.lost_row(next(iter(cut(new, 1))), reason, to, prepared.task.results)
     table = LanceTable.open(prepared.address)
     table.take_fence("a run", {})

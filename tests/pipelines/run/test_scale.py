@@ -36,7 +36,7 @@ def test_done_ranges_are_joined_and_say_the_same_in_any_order(order, gone):
     one = shard(100)
     units = list(cut(one, 10))
     found = [UnitInTable(u.id, u.shard, (u.start, u.stop), u.rows) for u in (units[i] for i in order if i not in gone)]
-    state = read_checkpoint({one.id: one}, found, 10)
+    state = read_checkpoint({one.id: one}, found)
     assert (state.units, state.rows_done, state.overlaps) == (10 - len(gone), 100 - 10 * len(gone), 0)
     assert [u.id for u in pending([one], state.done, 10)] == [units[i].id for i in sorted(gone)]
     assert count_pending([one], state.done, 10) == len(gone)

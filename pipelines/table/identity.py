@@ -1,0 +1,180 @@
+"""A table knows who it is: a run commits to the table that it began with, or not at all.
+
+A table may be dropped, made anew, overwritten, restored or switched to another model while a driver is alive. Its next
+commit would land all the same, if its number is free: on top of somebody else's table, or alone where a dropped one
+was. So before each commit the newest version must be of the table that the run began with (`check`), and after it the
+version below (`check_landed`). A run that finds it landed elsewhere takes its own manifest back, while that is the
+newest; one that is killed before that leaves it, and the next run that begins does it (`heal`). What stays open between
+check and commit is under "Not promised" in docs/guarantees.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from pipelines.errors import Superseded, TableError
+from pipelines.storage.files import entries, remove_file
+from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of
+from pipelines.table.schema import METADATA_KEY, result_of
+
+_LARGEST = 2**64 - 1
+_MANIFEST = re.compile(r"(\d+)\.manifest")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """table: the number that it was given when it was made; "" of a table of format 2. fingerprint: of its results.
+    columns: names and Lance's ids of the fields that a run writes."""
+
+    table: str
+    fingerprint: str
+    columns: frozenset[tuple[str, int]]
+
+    @classmethod
+    def of(cls, dataset: lance.LanceDataset, columns: frozenset[str] | None = None) -> Identity:
+        """columns: which of them count; None: all."""
+        said = _said(dataset.schema)
+        fields = {(field.name(), field.id()) for field in dataset.lance_schema.fields()}
+        return cls(
+            said.get("table", ""),
+            said.get("fingerprint", ""),
+            frozenset(one for one in fields if columns is None or one[0] in columns),
+        )
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.columns)
+
+
+def _said(schema: pa.Schema) -> dict[str, Any]:
+    """What vectormill noted in a schema; {} where it noted nothing."""
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        return {}
+    field = schema.field(name).metadata if (name := result_of(schema)) in schema.names else None
+    return {**json.loads(raw), **json.loads((field or {}).get(METADATA_KEY, b"{}"))}
+
+
+def check(handle: Handle, mine: Identity) -> None:
+    """Before a commit. Raises Superseded unless the newest version is of the table that the run began with, TableError
+    where a commit could land unseen (`check_history`)."""
+    location = handle.address.location
+    try:
+        newest = handle.address.open()
+    except ValueError as bad:
+        if "was not found" not in str(bad):
+            raise
+        raise Superseded(
+            f"{location}: the table was dropped while this run went on. What was in it is gone; the same command makes "
+            "it anew."
+        ) from bad
+    found = Identity.of(newest, mine.names)
+    if found != mine:
+        raise Superseded(f"{location}: {_what_happened(mine, found)} This run has stopped.")
+    if newest.version < handle.dataset.version:
+        raise Superseded(
+            f"{location}: its newest version is {newest.version} now, and was {handle.dataset.version}: somebody put "
+            "an older copy in its place. The same command goes on from there."
+        )
+    check_history(handle.address, newest)
+
+
+def _what_happened(mine: Identity, found: Identity) -> str:
+    if not found.table and not found.fingerprint:
+        return "somebody overwrote the table while this run went on; it is none of vectormill's any more."
+    if found.table != mine.table:
+        return "the table was dropped and made anew while this run went on; nothing was added to the new one."
+    if found.fingerprint != mine.fingerprint:
+        return "the table holds results of another model since this run began."
+    changed = sorted(name for name, _ in mine.columns ^ found.columns)
+    return f"columns that this run writes were dropped, renamed or replaced since it began: {', '.join(set(changed))}."
+
+
+def check_landed(address: TableAddress, version: int, mine: Identity) -> None:
+    """After a commit that made this version. Raises Superseded if the version below is of another table, and takes the
+    commit back, unless somebody has built on it."""
+    below = _below(address, version)
+    if below is None or (found := Identity.of(below, mine.names)) == mine:
+        return
+    taken = _take_back(address, version)
+    end = "Its last commit was taken back." if taken else "Somebody has committed on top of its last commit already."
+    raise Superseded(f"{address.location}: {_what_happened(mine, found)} This run has stopped. {end}")
+
+
+def check_history(address: TableAddress, newest: lance.LanceDataset) -> None:
+    """Raises TableError where a stale commit could land unseen. The fence of a run that took over lies in a version;
+    where versions were removed while a tag or a branch keeps older ones readable, a commit that was prepared on one of
+    those meets no fence. While there is a tag every version since the oldest one must be there; a branch is refused."""
+    if branches := newest.branches.list():
+        raise TableError(
+            f"{address.location}: the table has branches ({', '.join(sorted(branches))}), and rows cannot be added "
+            "safely to one that has. Remove them (delete_branch of the Lance dataset), or work on a copy"
+        )
+    tags = newest.tags.list()
+    if not tags:
+        return
+    oldest, there = min(int(tag["version"]) for tag in tags.values()), versions(address)
+    if lacking := [number for number in range(oldest, newest.version + 1) if number not in there]:
+        raise TableError(
+            f"{address.location}: the tags {', '.join(sorted(tags))} keep old versions, and {len(lacking)} versions "
+            f"since then were removed (the first is {lacking[0]}); rows cannot be added safely to such a table. Remove "
+            f"the tags on versions before {lacking[-1] + 1}, or work on a copy"
+        )
+
+
+def heal(address: TableAddress) -> list[int]:
+    """Take back what runs committed on top of a table that was another one, newest first; returns those versions.
+
+    Raises TableError for a version of a run over another table's, on which somebody else has built."""
+    gone: list[int] = []
+    while versions(address):
+        newest = address.open()
+        below = _below(address, newest.version)
+        if below is None or (mine := Identity.of(newest)).table == Identity.of(below).table or not mine.table:
+            return gone
+        if RUN_PROPERTY not in commit_of(newest, newest.version).properties:
+            return gone
+        if not _take_back(address, newest.version):
+            raise TableError(f"{address.location}: somebody is writing to it; run the same command again")
+        gone.append(newest.version)
+    return gone
+
+
+def _below(address: TableAddress, version: int) -> lance.LanceDataset | None:
+    """The next older version that is there."""
+    try:
+        return TableAddress(address.location, address.storage, version - 1).open()  # nearly always
+    except ValueError:
+        pass
+    older = [number for number in versions(address) if number < version]
+    return TableAddress(address.location, address.storage, max(older)).open() if older else None
+
+
+def _take_back(address: TableAddress, version: int) -> bool:
+    """Remove this version, if it is the newest."""
+    found = versions(address)
+    if version not in found or version < max(found):
+        return False
+    remove_file(f"{address.location}/_versions/{found[version]}", address.storage)
+    return True
+
+
+def versions(address: TableAddress) -> dict[int, str]:
+    """The versions that are there, each with its file's name."""
+    names = [name for name, _ in entries(f"{address.location}/_versions", address.storage)]
+    return {number: name for name in names if (number := version_of(name)) is not None}
+
+
+def version_of(manifest: str) -> int | None:
+    """The version that a file of `_versions` describes; None for a file of another kind."""
+    found = _MANIFEST.fullmatch(manifest)
+    if found is None:
+        return None
+    # Lance names them so that the newest version is listed first; it used to name them by the version.
+    return _LARGEST - int(found[1]) if len(found[1]) == 20 else int(found[1])
