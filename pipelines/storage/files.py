@@ -68,11 +68,12 @@ def _etag(item: dict[str, Any]) -> str:
 
 
 def entries(uri: str, storage: StorageConfig) -> list[tuple[str, datetime]]:
-    """(name, time of the last change in UTC) of each file right in a folder. Raises StorageError, CorpusError where
-    there is no such folder."""
+    """(name, time of the last change in UTC) of each file right in a folder, none where there is no such
+    folder. Raises StorageError."""
     filesystem, path = filesystem_for(uri, storage)
     try:
-        return [(info.base_name, info.mtime) for info in filesystem.get_file_info(pafs.FileSelector(path))]
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return [(info.base_name, info.mtime) for info in found]
     except OSError as bad:
         raise translate(bad, uri) from bad
 
