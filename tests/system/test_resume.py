@@ -61,7 +61,7 @@ def committed_files(config):
 
 def test_orphans_of_a_killed_run_are_removed(tmp_path, undisturbed):
     write_parquet(tmp_path / "corpus")
-    config = job(tmp_path, run={"remove_orphans_after_seconds": 0})
+    config = job(tmp_path)
     job_file = write_job(config, tmp_path / "job.yaml")
     embed_until("after write", 3, job_file)
     files = tmp_path / "db" / "t.lance" / "data"

@@ -29,13 +29,14 @@ from pipelines.tasks.chunking import passages
 WORDS = "amber birch cedar delta ember fjord grove heath islet juniper kelp larch moss north oak pine".split()  # noqa: SIM905
 FORMATS = ("parquet", "jsonl", "csv", "arrow", "jsonl.gz")
 BAD_ROWS = {
-    "parquet": ("no_id", "no_text", "empty_text", "duplicate_id"),
-    "arrow": ("no_id", "no_text", "empty_text", "duplicate_id"),
-    "jsonl": ("no_id", "no_text", "empty_text", "duplicate_id", "not_a_string", "undecodable"),
-    "jsonl.gz": ("no_id", "no_text", "empty_text", "duplicate_id", "not_a_string", "undecodable"),
-    "csv": ("no_id", "empty_text", "duplicate_id", "undecodable"),
+    "parquet": ("no_id", "no_text", "empty_text"),
+    "arrow": ("no_id", "no_text", "empty_text"),
+    "jsonl": ("no_id", "no_text", "empty_text", "not_a_string", "undecodable"),
+    "jsonl.gz": ("no_id", "no_text", "empty_text", "not_a_string", "undecodable"),
+    "csv": ("no_id", "empty_text", "undecodable"),
 }
 SHARE_OF_BAD_ROWS = 0.06
+SHARE_OF_SAME_IDS = 0.02
 MAX_TOKENS, OVERLAP = 12, 3  # of a passage
 
 _embedder = Embedder(ModelSpec("fake"))
@@ -79,7 +80,7 @@ class FileVersion:
 
     @cached_property
     def records(self) -> dict[tuple[int, int], Expected]:
-        """What must be in the table, by (row, chunk), if no unit begins between a row and its duplicate."""
+        """What must be in the table, by (row, chunk)."""
         texts: list[str] = []
         places: list[tuple[int, int, tuple[int, int]]] = []
         found = {}
@@ -96,16 +97,6 @@ class FileVersion:
             row = self.rows[at]
             found[at, chunk] = Expected(str(row.id), str(row.n), vector.tobytes(), None, span)
         return found
-
-    def embedded_after_all(self, at: int) -> dict[tuple[int, int], Expected]:
-        """A duplicate whose unit begins between it and the first of its id: no unit sees both, so it is embedded."""
-        row = self.rows[at]
-        spans = self._spans(row.text)
-        vectors = _vectors([row.text[slice(*span)] for span in spans])
-        return {
-            (at, chunk): Expected(str(row.id), str(row.n), vector.tobytes(), None, span)
-            for chunk, (span, vector) in enumerate(zip(spans, vectors, strict=True))
-        }
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         if not self.chunked:
@@ -144,17 +135,18 @@ class Writer:
             self._next += 1
             old = like.rows[len(made)] if like and len(made) < len(like.rows) else None
             name = old.id if old and old.id and not old.defect and self._chance.random() < 0.5 else f"d{n}"
+            if made and made[-1].id and self._chance.random() < SHARE_OF_SAME_IDS:
+                name = made[-1].id  # of the row before: both are embedded
             made.append(Row(n, name, self._text(n)))
             if len(made) < rows and self._chance.random() < SHARE_OF_BAD_ROWS:
-                made.append(self._bad_row(made[-1]))
+                made.append(self._bad_row())
         return FileVersion(path, self._format, tuple(made), self._chunked)
 
-    def _bad_row(self, before: Row) -> Row:
+    def _bad_row(self) -> Row:
         n = self._next
         self._next += 1
         defect = self._chance.choice(BAD_ROWS[self._format])
-        name = {"no_id": None, "duplicate_id": before.id}.get(defect, f"d{n}")
-        return Row(n, name, self._text(n), defect)
+        return Row(n, None if defect == "no_id" else f"d{n}", self._text(n), defect)
 
     def _text(self, n: int) -> str:
         words = self._chance.randrange(1, 40 if self._chunked else 9)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.system.chaos import storage_faults, table_faults
+from tests.system.chaos import owner_faults, storage_faults, table_faults
 from tests.system.chaos.history import runs_since
 from tests.system.chaos.processes import kill, titled, wait_until_stopped
 from tests.system.chaos.seams import IN_A_STAGE, INJECTED, MAY_FAIL, ONCE, SEAMS
@@ -191,12 +191,15 @@ KINDS = [
     Kind("paused, overtaken, resumed", take_over_a_paused, 2),
     *(
         Kind(f"stopped {seam}, overtaken, resumed", take_over_at_seam(seam), 0.5, _on("inline"))
-        for seam in ("after write", "before commit", "after commit", "after fence", "after creation")
+        for seam in (
+            *("after write", "before commit", "between commit and look", "after commit"),
+            *("after fence", "after creation"),
+        )
     ),
     Kind("two drivers at once", many_at_once(2), 1.5),
     Kind("five drivers at once", many_at_once(5), 0.5, _on("inline")),
     Kind("SIGTERM", stop(signal.SIGTERM), 2),
     Kind("SIGINT", stop(signal.SIGINT), 2),
     *(Kind(f"kill -9 of a {name}", kill_worker(title), 6, _on("ray")) for name, title in WORKERS.items()),
-    *(Kind(name, inflict, weight, fits) for name, inflict, weight, fits in table_faults.KINDS + storage_faults.KINDS),
+    *(Kind(*one) for one in table_faults.KINDS + owner_faults.KINDS + storage_faults.KINDS),
 ]

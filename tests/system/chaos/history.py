@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import lance
 
-from tests.system.chaos.judge import units_of, whole_range
+from tests.system.chaos.judge import is_ours, units_of, whole_range
 from tests.system.chaos.place import Place
 
 PROVENANCE = ["_shard", "_unit", "_row", "_chunk"]
@@ -18,6 +18,8 @@ def torn_units(dataset: lance.LanceDataset, gone: Callable[[int], set[int] | Non
     """Units of which this version shows a part. `gone(shard)`: row numbers that the owner may have deleted; None for
     shards that are not ours to judge."""
     torn = []
+    if not is_ours(dataset):
+        return torn
     for (shard, unit), rows in units_of(dataset.to_table(columns=PROVENANCE)).items():
         missing = gone(shard)
         if missing is not None and whole_range((shard, unit), rows, missing) is None:

@@ -87,18 +87,45 @@ class Place:
         return {"aws_endpoint": self.endpoint, "aws_region": "us-east-1", "allow_http": "true", **keys}
 
     def open(self, version: int | None = None) -> lance.LanceDataset | None:
-        """The table as anybody can read it; None if there is none."""
+        """The table, or one version of it, as anybody can read it; None if there is none."""
         try:
             return lance.dataset(self.table, version=version, storage_options=self.options)
         except (ValueError, OSError) as bad:
-            if version is None and ("not found" in str(bad) or "Dataset at path" in str(bad)):
+            if "not found" in str(bad) or "Dataset at path" in str(bad):
                 return None
             raise
+
+    def names(self) -> set[str]:
+        """Files of the table, below its folder."""
+        folder = self._path(self.table)
+        found = self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+        return {info.path.removeprefix(folder) for info in found if info.type == pafs.FileType.File}
+
+    def remove_table(self) -> None:
+        """As its owner does who drops it; again while somebody writes into the folder."""
+        while self.names():
+            self.files.delete_dir(self._path(self.table))
+
+    @contextmanager
+    def without_versions(self) -> Iterator[None]:
+        """The table with its data, and nothing that says which of it is in."""
+        versions, aside = f"{self._path(self.table)}/_versions", f"{self._path(self.root)}/aside"
+        self.files.create_dir(aside)
+        pafs.copy_files(versions, aside, source_filesystem=self.files, destination_filesystem=self.files)
+        self.files.delete_dir(versions)
+        yield
+        self.files.create_dir(versions)
+        pafs.copy_files(aside, versions, source_filesystem=self.files, destination_filesystem=self.files)
+        self.files.delete_dir(aside)
+
+    @staticmethod
+    def _path(uri: str) -> str:
+        return uri.removeprefix("s3://")
 
     def put(self, path: str, content: bytes) -> None:
         """A file of the corpus, old or new but never a part of it. Not within one tick of the clock of its last change
         (a stamp that stays the same hides a change), which a real corpus can only do by accident."""
-        whole = f"{self.root.removeprefix('s3://')}/corpus/{path}"
+        whole = f"{self._path(self.root)}/corpus/{path}"
         if self.endpoint is not None:
             with self.files.open_output_stream(whole, compression=None) as stream:
                 stream.write(content)
@@ -110,7 +137,7 @@ class Place:
         os.replace(hidden, whole)
 
     def remove(self, path: str) -> None:
-        self.files.delete_file(f"{self.root.removeprefix('s3://')}/corpus/{path}")
+        self.files.delete_file(f"{self._path(self.root)}/corpus/{path}")
 
 
 def _s3(endpoint: str, **options: Any) -> pafs.S3FileSystem:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.system.chaos.history import torn_units
+from tests.system.chaos.judge import is_ours
 from tests.system.chaos.place import Place
 from tests.system.chaos.setup import FAULTY, Setup
 
@@ -27,13 +28,15 @@ class Reader(threading.Thread):
         self._chance = random.Random(setup.seed)
         self._seconds = SECONDS_BETWEEN_READS[setup.store]
         self._ended = threading.Event()
+        self.away = threading.Lock()  # held while the table is not as any reader may find it: its owner's doing
         self.looks = 0
         self.off: list[str] = []
 
     def run(self) -> None:
         while not self._ended.wait(self._seconds):
             try:
-                self._look()
+                with self.away:
+                    self._look()
             except Exception as bad:  # noqa: BLE001 - a reader that fails is what this looks for
                 self.off.append(f"reader: {type(bad).__name__}: {str(bad)[:300]}")
 
@@ -46,7 +49,10 @@ class Reader(threading.Thread):
         if dataset is None:
             return
         if self._chance.random() < 0.25 and dataset.version > 1:
-            dataset = dataset.checkout_version(self._chance.randint(1, dataset.version))
+            older = self._place.open(self._chance.randint(1, dataset.version))
+            if older is None or not is_ours(older):
+                return  # removed, or what the owner had put in the table's place
+            dataset = older
         self.off += torn_units(dataset, self._gone)
         if self._chance.random() < 0.25 and dataset.count_rows():
             size = dataset.schema.field("vector").type.list_size

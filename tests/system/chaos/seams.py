@@ -19,6 +19,7 @@ SEAMS = {
     "before write": ("pipelines.table.sink", "write_rows", "before"),
     "after write": ("pipelines.table.sink", "write_rows", "after"),
     "before commit": ("pipelines.table.fence.Fence", "commit", "before"),
+    "between commit and look": ("pipelines.table.fence", "check_landed", "before"),
     "after commit": ("pipelines.table.fence.Fence", "commit", "after"),
     "after fence": ("pipelines.table.table.LanceTable", "take_fence", "after"),
     "after creation": ("pipelines.table.table.LanceTable", "take_fence", "before"),

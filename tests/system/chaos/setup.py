@@ -21,15 +21,11 @@ TOKENS_A_ROW = {False: 7, True: 32}  # by whether it is chunked
 
 @dataclass(frozen=True)
 class Setup:
-    """shared: others write to the table (its owner, another job, `optimize`), so that files not yet committed must be
-    left alone; otherwise each run removes what no version refers to, at once, also while drivers race."""
-
     seed: int
     engine: str
     store: str
     format: str
     chunked: bool
-    shared: bool
     files: int
     rows_per_file: int
     rows_per_unit: int
@@ -47,7 +43,6 @@ class Setup:
             "store": _choose(chance, STORES),
             "format": chance.choice(FORMATS),
             "chunked": chance.random() < 0.25,
-            "shared": chance.random() < 0.5,
             "files": chance.randint(3, 12),
             "rows_per_file": chance.randint(20, 150),
             "rows_per_unit": chance.choice((8, 16, 24, 48)),
@@ -73,7 +68,6 @@ class Setup:
                 "engine": self.engine,
                 "rows_per_unit": self.rows_per_unit,
                 "commit_every_seconds": self.commit_every_seconds,
-                "remove_orphans_after_seconds": 3600 if self.shared else 0,
                 "stale_rows": self.stale_rows,
                 "max_bad_rows": 0.5,
             },
@@ -86,7 +80,7 @@ class Setup:
 
     def __str__(self) -> str:
         words = [self.engine, self.store, self.format, f"units of {self.rows_per_unit}"]
-        words += ["chunked"] * self.chunked + ["shared"] * self.shared
+        words += ["chunked"] * self.chunked
         return " ".join(words)
 
 

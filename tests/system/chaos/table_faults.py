@@ -16,7 +16,7 @@ from pipelines.maintenance.optimize import optimize
 from pipelines.table.files import TableAddress
 from tests.system.chaos.judge import files_in, units_of
 from tests.system.chaos.setup import Setup
-from tests.system.chaos.trial import MOST_FILES, Trial
+from tests.system.chaos.trial import MOST_FILES, Trial, deleted
 
 FOREIGN_FENCE = 2**31 - 7
 FOREIGN_ROWS = 5
@@ -91,17 +91,6 @@ def _some_unit(trial: Trial, dataset: lance.LanceDataset) -> tuple[tuple[int, in
     return trial.chance.choice(whole) if whole else None
 
 
-def _deleted(dataset: lance.LanceDataset, predicate: str) -> bool:
-    """False if Lance gave up, because a run commits faster than a slow store lets it try again."""
-    try:
-        dataset.delete(predicate)
-    except OSError as bad:
-        if "Too many concurrent writers" not in str(bad):
-            raise
-        return False
-    return True
-
-
 def owner_deletes_rows(trial: Trial) -> bool:
     """Some rows of a unit, which stays done."""
     dataset = _table_in_use(trial)
@@ -109,13 +98,20 @@ def owner_deletes_rows(trial: Trial) -> bool:
     if dataset is None or found is None:
         return False
     (shard, _), rows = found
-    inner = sorted(rows)[1:-1] if trial.setup.engine == "ray" else sorted(rows)
-    taken = trial.chance.sample(inner, trial.chance.randint(1, 2))
+    taken = _taken(trial, sorted(rows))
     trial.ever_gone.setdefault(shard, set()).update(taken)
-    if not _deleted(dataset, f"_shard = {shard} AND _row IN ({', '.join(map(str, taken))})"):
+    if not deleted(dataset, f"_shard = {shard} AND _row IN ({', '.join(map(str, taken))})"):
         return False
     trial.expectation.gone.setdefault(shard, set()).update(taken)
+    trial.kept_from = trial.version()
     return True
+
+
+def _taken(trial: Trial, rows: list[int]) -> list[int]:
+    """Some rows of a unit, half of the time those at its edges, which say where it begins and ends."""
+    if trial.chance.random() < 0.5:
+        return trial.chance.sample(rows, trial.chance.randint(1, 2))
+    return trial.chance.choice((rows[:2], rows[-2:], [rows[0], rows[-1]]))
 
 
 def owner_deletes_a_unit(trial: Trial) -> bool:
@@ -124,21 +120,10 @@ def owner_deletes_a_unit(trial: Trial) -> bool:
     found = _some_unit(trial, dataset) if dataset else None
     if dataset is None or found is None:
         return False
-    (shard, unit), rows = found
     trial.settle()
     for driver in trial.drivers:
         driver.may_fail = True
-    if not _deleted(dataset, f"_unit = {unit}"):
-        return False
-    trial.serial += 1
-    gone = trial.expectation.gone.get(shard, set())
-    low, high = min(rows), max(rows)
-    while low - 1 in gone:
-        low -= 1
-    while high + 1 in gone:
-        high += 1
-    gone -= set(range(low, high + 1))
-    return True
+    return trial.delete_unit(dataset, *found[0])
 
 
 def compacted(trial: Trial) -> bool:
@@ -186,10 +171,6 @@ def another_job_commits(trial: Trial) -> bool:
     return True
 
 
-def _shared(setup: Setup) -> bool:
-    return setup.shared
-
-
 def _always(setup: Setup) -> bool:
     return True
 
@@ -199,9 +180,9 @@ KINDS: list[tuple[str, Callable[[Trial], bool], float, Callable[[Setup], bool]]]
     ("shard changed", shard_changed, 1, _always),
     ("shard changed under the driver", shard_changed_under_the_driver, 1, _always),
     ("shard removed", shard_removed, 0.5, _always),
-    ("rows deleted by the owner", owner_deletes_rows, 2, _shared),
-    ("unit deleted by the owner", owner_deletes_a_unit, 1.5, _shared),
-    ("optimize", compacted, 2, _shared),
-    ("index built", indexed, 2, _shared),
-    ("another job's commit", another_job_commits, 2, _shared),
+    ("rows deleted by the owner", owner_deletes_rows, 2, _always),
+    ("unit deleted by the owner", owner_deletes_a_unit, 1.5, _always),
+    ("optimize", compacted, 2, _always),
+    ("index built", indexed, 2, _always),
+    ("another job's commit", another_job_commits, 2, _always),
 ]
