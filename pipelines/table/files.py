@@ -18,7 +18,7 @@ from lance.fragment import DataFile, FragmentMetadata
 from pipelines.config import StorageConfig
 from pipelines.errors import ConfigError, TableError
 from pipelines.storage.clients import lance_options
-from pipelines.storage.faults import translate
+from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.places import is_s3, local_path
 
 RUN_PROPERTY = "vectormill.run"  # of a commit: whose it is
@@ -63,6 +63,15 @@ class TableAddress:
             session = lance.Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
         return lance.dataset(self.uri, self.version, storage_options=self.options, session=session)
 
+    def find(self, lances_cache: bool = False) -> lance.LanceDataset | None:
+        """The same; None where there is no such table or version."""
+        try:
+            return self.open(lances_cache)
+        except STORE_ERRORS as bad:
+            if "was not found" in str(bad) or "Dataset at path" in str(bad):
+                return None
+            raise
+
 
 @dataclass
 class Handle:
@@ -89,15 +98,19 @@ def write_rows(address: TableAddress, rows: pa.Table | pa.RecordBatchReader, run
     dataset = _dataset_for_writing(address, run)
     name = f"{FILE_PREFIX}{run}-{uuid.uuid4().hex}.lance"
     written = 0
-    with LanceFileWriter(
+    writer = LanceFileWriter(
         f"{address.uri}/data/{name}", rows.schema, version=FILE_FORMAT, storage_options=address.options
-    ) as writer:
-        for batch in rows:
-            writer.write_batch(batch)
-            written += batch.num_rows
+    )
+    for batch in rows:
+        writer.write_batch(batch)
+        written += batch.num_rows
+    writer.close()  # not by `with`: after a batch that could not be written Lance panics over it
     if not written:
         return ()
-    file = DataFile.create(dataset, name)
+    try:
+        file = DataFile.create(dataset, name)
+    except ValueError as bad:  # a full disk takes the file's head, and no write of it fails
+        raise OSError(f"{name} does not end as it was written: No space left?") from bad
     return (json.dumps(FragmentMetadata(id=0, files=[file], physical_rows=written).to_json()),)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lance
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipelines.errors import Superseded, TableError
 from pipelines.storage.files import entries, remove_file
+from pipelines.storage.retry import with_backoff
 from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of
 from pipelines.table.schema import METADATA_KEY, result_of
 
@@ -65,15 +66,12 @@ def check(handle: Handle, mine: Identity) -> None:
     """Before a commit. Raises Superseded unless the newest version is of the table that the run began with, TableError
     where a commit could land unseen (`check_history`)."""
     location = handle.address.location
-    try:
-        newest = handle.address.open()
-    except ValueError as bad:
-        if "was not found" not in str(bad):
-            raise
+    newest = with_backoff("looking at the table", location, handle.address.find)
+    if newest is None:
         raise Superseded(
             f"{location}: the table was dropped while this run went on. What was in it is gone; the same command makes "
             "it anew."
-        ) from bad
+        )
     found = Identity.of(newest, mine.names)
     if found != mine:
         raise Superseded(f"{location}: {_what_happened(mine, found)} This run has stopped.")
@@ -111,12 +109,12 @@ def check_history(address: TableAddress, newest: lance.LanceDataset) -> None:
     """Raises TableError where a stale commit could land unseen. The fence of a run that took over lies in a version;
     where versions were removed while a tag or a branch keeps older ones readable, a commit that was prepared on one of
     those meets no fence. While there is a tag every version since the oldest one must be there; a branch is refused."""
-    if branches := newest.branches.list():
+    if branches := with_backoff("looking for branches", address.location, newest.branches.list):
         raise TableError(
             f"{address.location}: the table has branches ({', '.join(sorted(branches))}), and rows cannot be added "
             "safely to one that has. Remove them (delete_branch of the Lance dataset), or work on a copy"
         )
-    tags = newest.tags.list()
+    tags = with_backoff("looking for tags", address.location, newest.tags.list)
     if not tags:
         return
     oldest, there = min(int(tag["version"]) for tag in tags.values()), versions(address)
@@ -134,7 +132,7 @@ def heal(address: TableAddress) -> list[int]:
     Raises TableError for a version of a run over another table's, on which somebody else has built."""
     gone: list[int] = []
     while versions(address):
-        newest = address.open()
+        newest = with_backoff("looking at the table", address.location, address.open)
         below = _below(address, newest.version)
         if below is None or (mine := Identity.of(newest)).table == Identity.of(below).table or not mine.table:
             return gone
@@ -148,12 +146,14 @@ def heal(address: TableAddress) -> list[int]:
 
 def _below(address: TableAddress, version: int) -> lance.LanceDataset | None:
     """The next older version that is there."""
-    try:
-        return TableAddress(address.location, address.storage, version - 1).open()  # nearly always
-    except ValueError:
-        pass
-    older = [number for number in versions(address) if number < version]
-    return TableAddress(address.location, address.storage, max(older)).open() if older else None
+    below = _version(address, version - 1)  # nearly always
+    older = [] if below is not None else [number for number in versions(address) if number < version]
+    return _version(address, max(older)) if older else below
+
+
+def _version(address: TableAddress, number: int) -> lance.LanceDataset | None:
+    one = replace(address, version=number)
+    return with_backoff("looking at the table", address.location, one.find)
 
 
 def _take_back(address: TableAddress, version: int) -> bool:
@@ -167,8 +167,9 @@ def _take_back(address: TableAddress, version: int) -> bool:
 
 def versions(address: TableAddress) -> dict[int, str]:
     """The versions that are there, each with its file's name."""
-    names = [name for name, _ in entries(f"{address.location}/_versions", address.storage)]
-    return {number: name for name in names if (number := version_of(name)) is not None}
+    folder = f"{address.location}/_versions"
+    found = with_backoff("looking for versions", address.location, lambda: entries(folder, address.storage))
+    return {number: name for name, _ in found if (number := version_of(name)) is not None}
 
 
 def version_of(manifest: str) -> int | None:

@@ -31,18 +31,13 @@ class Fragment:
     bytes: int
 
 
-def _opened(address: TableAddress, lances_cache: bool) -> lance.LanceDataset | None:
-    try:
-        return address.open(lances_cache)
-    except STORE_ERRORS as bad:
-        if "was not found" in str(bad) or "Dataset at path" in str(bad):
-            return None
-        raise
-
-
 def _refuse_half_a_copy(address: TableAddress) -> None:
     """Data without a version is not an empty place: it may be a copy that has got so far."""
-    if address.version is None and (files := entries(f"{address.location}/data", address.storage)):
+    if address.version is not None:
+        return
+    data = f"{address.location}/data"
+    files = with_backoff("looking for data files", address.location, lambda: entries(data, address.storage))
+    if files:
         raise TableError(
             f"{address.location} has {len(files):,} data file(s) and no version that names them. If it is being copied "
             "or restored, let that end first. If it was dropped while a run wrote to it, remove what is left of it"
@@ -62,7 +57,7 @@ class LanceTable:
         """The table, or None where there is none; lances_cache: see `TableAddress.open`. Raises TableError for a table
         vectormill did not make, StorageError where the store cannot be read."""
         dataset = with_backoff(
-            "opening the table", address.location, lambda: _opened(address, lances_cache), first_contact=True
+            "opening the table", address.location, lambda: address.find(lances_cache), first_contact=True
         )
         if dataset is None:
             _refuse_half_a_copy(address)

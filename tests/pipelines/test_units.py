@@ -70,8 +70,8 @@ def test_split_narrows_to_one_row(rows):
 # ---------------------------------------------------------------------- checkpoint
 
 
-def in_table(unit, rows=None, span=None):
-    return UnitInTable(unit.id, unit.shard, span or (unit.start, unit.stop), unit.rows if rows is None else rows)
+def in_table(unit, rows=None, is_whole=True):
+    return UnitInTable(unit.id, unit.shard, (unit.start, unit.stop), unit.rows if rows is None else rows, is_whole)
 
 
 def test_checkpoint_counts_done_stale_and_pending():
@@ -84,29 +84,35 @@ def test_checkpoint_counts_done_stale_and_pending():
 
 def test_other_unit_size_covers_the_rest_exactly():
     s = shard(100)
-    state = read_checkpoint({s.id: s}, [in_table(u) for u in list(cut(s, 10))[3:5]], 10)
+    state = read_checkpoint({s.id: s}, [in_table(u) for u in list(cut(s, 10))[3:5]])
     rest = list(pending([s], state.done, 33))
     assert sorted(r for u in rest for r in range(u.start, u.stop)) == [*range(30), *range(50, 100)]
 
 
 def test_deleted_rows_do_not_reopen_a_unit():
-    """The owner deleted the unit's first rows: its id still tells its range."""
     s = shard(100)
     unit = list(cut(s, 10))[2]
-    state = read_checkpoint({s.id: s}, [in_table(unit, rows=6, span=(24, 30))], 10)
+    state = read_checkpoint({s.id: s}, [in_table(unit, rows=6)])
     assert state.done[s.id] == [(20, 30)]
     assert state.deleted_rows == 4
+
+
+def test_units_with_rows_that_lost_passages_are_named():
+    s = shard(40)
+    first, second = cut(s, 20)
+    state = read_checkpoint({s.id: s}, [in_table(first), in_table(second, is_whole=False)])
+    assert (state.torn, state.rows_done) == ([second.id], 40)
 
 
 def test_doubled_records_are_seen_and_do_not_hide_deleted_ones():
     s = shard(40)
     first, second = cut(s, 20)
-    state = read_checkpoint({s.id: s}, [in_table(first, rows=21), in_table(second, rows=19)], 20)
+    state = read_checkpoint({s.id: s}, [in_table(first, rows=21), in_table(second, rows=19)])
     assert (state.overlaps, state.deleted_rows) == (1, 1)
 
 
 def test_overlapping_units_are_seen():
     s = shard(20)
     (whole,) = cut(s, 20)
-    state = read_checkpoint({s.id: s}, [in_table(whole), in_table(split(whole)[0])], 20)
+    state = read_checkpoint({s.id: s}, [in_table(whole), in_table(split(whole)[0])])
     assert state.overlaps == 10

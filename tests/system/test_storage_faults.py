@@ -182,8 +182,8 @@ def test_what_is_done_is_read_again_from_its_beginning(store, tmp_path, caplog, 
     before = run(config)
     whole, broken = contents.units, []
 
-    def units(table):
-        for unit in whole(table):
+    def units(table, shards):
+        for unit in whole(table, shards):
             yield unit
             if not broken:
                 broken.append(unit)

@@ -25,7 +25,7 @@ def table(address):
 
 
 def units_of(table):
-    return sorted(u.unit for u in contents.units(LanceTable.open(table.address)))
+    return sorted(u.unit for u in contents.units(LanceTable.open(table.address), {}))
 
 
 # ---------------------------------------------------------------------- the installed pylance
@@ -92,7 +92,7 @@ def test_fence_taken_while_the_older_run_commits(table, address):
     newer = LanceTable.open(address)
     table.fence.commit(write_rows(address, rows(1)), {})
     newer.take_fence("new", {})
-    assert [u.unit for u in contents.units(newer)] == [1]
+    assert [u.unit for u in contents.units(newer, {})] == [1]
 
 
 def test_the_fence_is_taken_among_many_that_want_it(table, address, monkeypatch):
@@ -253,15 +253,15 @@ def test_foreign_table_is_refused(tmp_path):
         LanceTable.open(TableAddress(f"{tmp_path}/other.lance", StorageConfig()))
 
 
-def test_orphans_are_removed_only_when_old_and_fenced(table, address):
+def test_orphans_are_removed_only_with_the_fence(table, address):
     table.take_fence("run", {})
     table.fence.commit(write_rows(address, rows(1)), {})
     write_rows(address, rows(2))  # never committed
-    assert remove_orphans(table.fence, 3600).paths == []
-    assert len(remove_orphans(table.fence, 0).paths) == 1
+    assert len(remove_orphans(table.fence).paths) == 1
+    assert remove_orphans(table.fence).paths == []
     assert table.handle.dataset.to_table().num_rows == 3
     with pytest.raises(AssertionError):
-        remove_orphans(LanceTable.open(address).fence, 0)
+        remove_orphans(LanceTable.open(address).fence)
 
 
 def test_a_run_that_was_overtaken_removes_no_file(table, address):
@@ -273,7 +273,7 @@ def test_a_run_that_was_overtaken_removes_no_file(table, address):
     newer.fence.commit(committed, {})
     in_flight = write_rows(address, rows(2))
     with pytest.raises(Superseded):
-        remove_orphans(table.fence, 0)
+        remove_orphans(table.fence)
     newer.fence.commit(in_flight, {})
     assert newer.handle.dataset.to_table().num_rows == 6
 
@@ -281,9 +281,9 @@ def test_a_run_that_was_overtaken_removes_no_file(table, address):
 def test_an_orphan_that_another_run_removed_first_is_no_error(table, address, monkeypatch):
     table.take_fence("run", {})
     write_rows(address, rows(1))
-    found = Orphans([*orphans.find_orphans(table.handle.dataset, 0).paths, "data/gone.lance"])
+    found = Orphans([*orphans.find_orphans(table.handle.dataset).paths, "data/gone.lance"])
     monkeypatch.setattr(orphans, "find_orphans", lambda *_: found)
-    assert remove_orphans(table.fence, 0) == found
+    assert remove_orphans(table.fence) == found
     assert len(found.paths) == 2
 
 
@@ -295,7 +295,7 @@ def test_a_store_that_fails_while_orphans_are_listed_is_one_message(table, monke
     table.take_fence("run", {})
     monkeypatch.setattr(lance.LanceDataset, call, fail)
     with pytest.raises(StorageError, match="the store failed"):
-        remove_orphans(table.fence, 0)
+        remove_orphans(table.fence)
 
 
 def test_commit_and_status_survive_a_compaction_that_rewrote_an_index(table, address, monkeypatch):

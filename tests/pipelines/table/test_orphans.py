@@ -7,6 +7,8 @@ from pathlib import Path
 
 import lance
 import pytest
+from lance.fragment import write_fragments
+from lance.optimize import Compaction
 
 from pipelines.config import StorageConfig
 from pipelines.table.files import TableAddress, write_rows
@@ -49,7 +51,7 @@ def _orphan(address, folder, when):
 
 
 def _found(address, **options):
-    found = find_orphans(lance.dataset(address.uri), 3600, **options)
+    found = find_orphans(lance.dataset(address.uri), **options)
     return found.paths, found.unjudged
 
 
@@ -64,8 +66,26 @@ def test_orphans_of_any_age_are_found(history):
     address, folder = history
     now = time.time()
     made = [_orphan(address, folder, now - DAY + 1800 + 3600 * n) for n in (0, 5, 11)]
-    _orphan(address, folder, now)  # younger than an hour
+    made.append(_orphan(address, folder, now))
     assert _found(address) == (sorted(made), 0)
+
+
+def test_files_that_no_run_wrote_are_left_alone(history):
+    """What a compaction or an append of somebody else has written, and has yet to commit, however long ago."""
+    _, folder = history
+    address = TableAddress(str(folder), StorageConfig())
+    theirs = lance.dataset(address.uri)
+    before = set(folder.glob("data/*"))
+    write_fragments(rows(77), theirs)
+    plan = Compaction.plan(theirs, {"target_rows_per_fragment": 1000})
+    rewritten = [task.execute(theirs) for task in plan.tasks]
+    made = set(folder.glob("data/*")) - before
+    assert len(made) == 1 + len(rewritten)
+    for file in made:
+        os.utime(file, (time.time() - DAY, time.time() - DAY))
+    assert _found(address) == ([], 0)
+    Compaction.commit(theirs, rewritten)
+    assert lance.dataset(address.uri).count_rows() == 36
 
 
 def test_young_orphans_cost_only_the_young_manifests(history, monkeypatch):
@@ -80,14 +100,14 @@ def test_young_orphans_cost_only_the_young_manifests(history, monkeypatch):
         return real(self, min_version=min_version, progress=progress)
 
     monkeypatch.setattr(lance.LanceDataset, "tracked_files", tracked_files)
-    assert find_orphans(dataset, 3600).paths == [late], "not those that the compaction replaced"
+    assert find_orphans(dataset).paths == [late], "not those that the compaction replaced"
     assert asked[0] == dataset.version, "what is current is taken out first"
     current = set(real(dataset, min_version=dataset.version).read_all()["path"].to_pylist())
     for file in folder.glob("data/*"):
         if f"data/{file.name}" not in {late, *current}:
             file.unlink()
     asked.clear()
-    assert find_orphans(dataset, 3600).paths == [late]
+    assert find_orphans(dataset).paths == [late]
     assert min(asked) >= dataset.version - 1, "versions from before it was written are not read"
 
 
