@@ -20,7 +20,7 @@ from pipelines.engine.stage import Executor
 from pipelines.errors import CorpusError, FingerprintMismatch, TableError
 from pipelines.run import sizing
 from pipelines.table.files import TableAddress
-from pipelines.table.schema import METADATA_KEY, NEW_FIELDS, TEXT_MARK, TableMetadata
+from pipelines.table.schema import CARRIED_MARK, NEW_FIELDS, TEXT_MARK, TableMetadata, has_mark
 from pipelines.table.table import LanceTable
 from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import Task
@@ -197,7 +197,9 @@ def _other_columns(table: LanceTable, schema: pa.Schema) -> Iterator[str]:
                 "table.name"
             )
     for name, field in theirs.items():
-        if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY]:
+        if has_mark(field, CARRIED_MARK):
+            yield f"  {name}: earlier runs carried it. Put it back into corpus.columns, or use a new table.name"
+        elif has_mark(field, TEXT_MARK):
             yield f"  {name}: holds the texts. Set table.text_column: {name}, or use a new table.name"
         elif not field.nullable:
             yield (

@@ -36,7 +36,7 @@ def upgrade(prepared: Prepared, table: LanceTable, fence: Fence, executor: Execu
     progress.say(f"{table.address.location} is of format 2; reading the corpus to bring it over, embedding nothing")
     units = {found.unit: found.range for found in contents.units(table, prepared.by_id)}
     fill = Fill(prepared.corpus, prepared.carried, prepared.task, prepared.spec, prepared.by_id, units)
-    bring_over(fence, prepared.metadata, fill, executor.map)
+    bring_over(fence, prepared.schema, fill, executor.map)
 
 
 @dataclass(frozen=True)

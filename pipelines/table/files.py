@@ -121,7 +121,7 @@ def reading(address: TableAddress) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as bad:
         found = re.search(r"/data/([\w-]+\.lance)\b", str(bad)) if "not found" in str(bad).lower() else None
-        if found or re.search(r"corrupt|failed to fill whole buffer|out of bounds", str(bad)):
+        if found or re.search(r"corrupt|failed to fill whole buffer|out of bounds|Flat buffer has", str(bad)):
             what = f"the data file {found[1]} is gone" if found else "a data file is damaged"
             raise TableError(
                 f"{address.location}: {what}, so the table cannot be read. Put it back from a copy, or delete the "

@@ -48,6 +48,7 @@ from pipelines.table.digests import DIGEST_FIELDS
 
 METADATA_KEY = b"vectormill"
 TEXT_MARK = {METADATA_KEY: b"text"}  # on the field that holds the embedded text, whatever its name
+CARRIED_MARK = {METADATA_KEY: b"carried"}  # on the fields that runs carry over; others are the owner's
 FORMAT_VERSION = 3
 READ_VERSIONS = (2, 3)
 # What format 3 has and format 2 had not: a table has all of them or none, see `pipelines.table.upgrade`.
@@ -87,13 +88,18 @@ def table_schema(
 
 def with_text(carried: Iterable[pa.Field], text_column: str | None) -> list[pa.Field]:
     """The carried columns and, if it is stored, the text."""
-    return [*carried, *([pa.field(text_column, pa.string(), metadata=TEXT_MARK)] if text_column else [])]
+    text = [pa.field(text_column, pa.string(), metadata=TEXT_MARK)] if text_column else []
+    return [*(field.with_metadata(CARRIED_MARK) for field in carried), *text]
 
 
 def text_column_of(schema: pa.Schema) -> str | None:
     """The column of a vectormill table that holds the embedded texts; None if they are not stored."""
-    marked = (field.name for field in schema if (field.metadata or {}).get(METADATA_KEY) == TEXT_MARK[METADATA_KEY])
-    return next(marked, None)
+    return next((field.name for field in schema if has_mark(field, TEXT_MARK)), None)
+
+
+def has_mark(field: pa.Field, mark: Mapping[bytes, bytes]) -> bool:
+    """Whether a field of a table has TEXT_MARK or CARRIED_MARK."""
+    return bool((field.metadata or {}).get(METADATA_KEY) == mark[METADATA_KEY])
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,9 @@ from lance.fragment import FragmentMetadata
 
 from pipelines.errors import TableError
 from pipelines.storage.retry import Backoff, with_backoff
-from pipelines.table.digests import DIGEST_FIELDS
 from pipelines.table.fence import Fence
 from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
-from pipelines.table.schema import NEW_FIELDS, OF_THE_MODEL, PROVENANCE, TableMetadata, result_of
+from pipelines.table.schema import NEW_FIELDS
 
 ATTEMPTS = 20  # each time somebody else committed while the values were computed
 PLACES = ("_shard", "_unit", "_row", "_chunk", "_start", "_end", "_reason")
@@ -62,17 +61,17 @@ class FillFragment:
         return json.dumps(metadata.to_json()), schema
 
 
-def bring_over(fence: Fence, metadata: TableMetadata, fill: Fill, run_map: Map) -> None:
+def bring_over(fence: Fence, schema: pa.Schema, fill: Fill, run_map: Map) -> None:
     """Make the table one of format 3. Raises Superseded if a newer run took over, TableError, StorageError.
 
-    metadata: what the table says of itself then. run_map: applies a function to many items, as an executor's `map`."""
+    schema: of a new table of this job. run_map: applies a function to many items, as an executor's `map`."""
     handle = fence.handle
     location = handle.address.location
     backoff = Backoff("bringing the table over", location)
     for _ in range(ATTEMPTS):
         fence.prove()
         with reading(handle.address):
-            _loosen(handle.dataset, metadata)
+            _loosen(handle.dataset, schema)
             fence.identify()
             version = handle.dataset.version
             fragments = [fragment.fragment_id for fragment in handle.dataset.get_fragments()]
@@ -98,15 +97,14 @@ def bring_over(fence: Fence, metadata: TableMetadata, fill: Fill, run_map: Map) 
     raise TableError(f"{location}: others keep writing to it; stop them, and run the same command again")
 
 
-def _loosen(dataset: lance.LanceDataset, metadata: TableMetadata) -> None:
-    """Let our columns be null, and put the fingerprint where it belongs. Done again it changes nothing."""
-    names = [one.name for one in (*PROVENANCE, *OF_THE_MODEL, *DIGEST_FIELDS)] + ["_start", "_end"]
-    strict = [name for name in names if name in dataset.schema.names and not dataset.schema.field(name).nullable]
+def _loosen(dataset: lance.LanceDataset, schema: pa.Schema) -> None:
+    """Let our columns be null, and put the fingerprint and marks where they belong. Done again it changes nothing."""
+    there = [field for field in schema if field.name in dataset.schema.names]
+    strict = [field.name for field in there if not dataset.schema.field(field.name).nullable]
     if strict:
         dataset.alter_columns(*({"path": name, "nullable": True} for name in strict))
-    result = result_of(dataset.schema)
-    dataset.update_field_metadata({result: _as_text(metadata.of_the_column())})
-    dataset.update_schema_metadata(_as_text(metadata.of_the_table(result)))
+    dataset.update_field_metadata({field.name: _as_text(field.metadata) for field in there if field.metadata})
+    dataset.update_schema_metadata(_as_text(schema.metadata))
 
 
 def _as_text(said: Mapping[bytes, bytes]) -> dict[str, str | None]:

@@ -55,7 +55,7 @@ def test_jsonl_reasons(tmp_path: Path) -> None:
         ("e", "😀", None),
         ("a.jsonl#6", None, "no_id"),
         ("a.jsonl#7", None, "no_id"),
-        ("a", None, "duplicate_id"),
+        ("a", "secret", None),
         ("f", None, "no_text"),
         ("g", None, "no_text"),
         ("h", None, "not_a_string"),
@@ -142,7 +142,7 @@ def test_typed_reasons(tmp_path: Path) -> None:
     assert outcomes(rows) == [
         ("10", "fine", None),
         ("a.parquet#1", None, "undecodable"),
-        ("10", None, "duplicate_id"),
+        ("10", None, "empty_text"),
         ("a.parquet#3", None, "no_id"),
         ("12", "four", None),
         ("1", None, "no_text"),

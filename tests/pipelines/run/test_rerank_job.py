@@ -30,6 +30,7 @@ from tests.support.commands import call, refused
 from tests.support.jobs import Said, job, run, write_jsonl, write_parquet
 
 SAMPLE = "sample scored again"
+TWICE, WRITTEN = "each record once", "records as they were written"
 SCORES = "scores finite and those of their logits"
 WRITTEN = "records as they were written"
 
@@ -149,7 +150,7 @@ BAD = [
     ({"pair_id": "both", "query": "", "document": None, "n": 5}, "no_query"),
     ({"pair_id": "number", "query": 7, "document": "d", "n": 6}, "not_a_string"),
     ({"pair_id": None, "query": "q", "document": "d", "n": 7}, "no_id"),
-    ({"pair_id": "q", "query": "q", "document": "d", "n": 8}, "duplicate_id"),
+    ({"pair_id": "q", "query": "q", "document": "d", "n": 8}, None),
     (b"{broken\n", "undecodable"),
     ({"pair_id": "column", "query": "q", "document": "d", "n": "ten"}, "bad_column"),
     ({"pair_id": "good", "query": "alpha", "document": "alpha", "n": 11}, None),
@@ -162,7 +163,7 @@ def test_each_kind_of_bad_row_keeps_its_place_with_a_reason(tmp_path):
     config = rerank_job(tmp_path, run={"max_bad_rows": 100})
     certificate = run(config)
     assert certificate.adds_up
-    assert certificate.bad_rows == 11
+    assert certificate.bad_rows == 9
     found = [r for r in records_of(config.table.location) if r["id"] != "x" and not r["id"].startswith("0.jsonl")]
     assert [r["_reason"] for r in found] == [reason for _, reason in BAD]
     for r in found:
@@ -297,8 +298,11 @@ def set_score(records):
     [
         (swap, {SAMPLE: "2 are not the scores of their pairs"}),
         (set_score, {SCORES: "1 wrong"}),
-        (lose_last, {SAMPLE: "4 are of rows with more or fewer candidates"}),
-        (lambda records: records[0].update(n=5), {SAMPLE: "1 have another id or other columns"}),
+        (lose_last, {TWICE: "1 rows lack a passage", SAMPLE: "4 are of rows with more or fewer candidates"}),
+        (
+            lambda records: records[0].update(n=5),
+            {WRITTEN: "1 records hold another", SAMPLE: "1 have another id or other columns"},
+        ),
         (lambda records: records[0].update(logit=None), {SCORES: "1 wrong", SAMPLE: "1 are not the scores"}),
         (
             lambda records: records[0].update(logit=None, score=None, _reason="no_document"),

@@ -200,11 +200,11 @@ def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypat
     config = job(tmp_path, run={"commit_every_seconds": 10})
     real, calls = sink.write_rows, []
 
-    def write_rows(address, table):
+    def write_rows(address, table, run):
         calls.append(1)
         if len(calls) > 2:
             raise OSError("LanceError(IO): No space left on device (os error 28), lance-file/src/writer.rs:254:9")
-        return real(address, table)
+        return real(address, table, run)
 
     monkeypatch.setattr(sink, "write_rows", write_rows)
     with pytest.raises(VectormillError, match=r"cannot be written: .*the disk is full; make room"):
@@ -219,11 +219,11 @@ def test_full_disk_stops_the_run_at_once_and_resumes(tmp_path, corpus, monkeypat
 def test_store_that_fails_for_a_moment_is_tried_again(tmp_path, corpus, monkeypatch):
     real, calls = sink.write_rows, []
 
-    def write_rows(address, table):
+    def write_rows(address, table, run):
         calls.append(1)
         if len(calls) in (2, 3):
             raise OSError("503 Slow Down")
-        return real(address, table)
+        return real(address, table, run)
 
     monkeypatch.setattr(sink, "write_rows", write_rows)
     monkeypatch.setattr("pipelines.storage.retry.time.sleep", lambda seconds: None)
@@ -280,9 +280,9 @@ def test_a_run_whose_file_the_newer_one_took_for_an_orphan_says_superseded(tmp_p
     config = job(tmp_path)
     real, newer = sink.write_rows, []
 
-    def overtaken(address, rows):
+    def overtaken(address, rows, of_run):
         if newer:
-            return real(address, rows)
+            return real(address, rows, of_run)
         newer.append(None)
         newer.append(run(config))
         raise OSError("LanceError(IO): failed to persist temp file")
@@ -314,9 +314,8 @@ def test_readers_never_see_half_a_unit(tmp_path, corpus, monkeypatch):
 
     def commit(self, fragments, properties):
         real(self, fragments, properties)
-        sizes.extend(
-            unit.rows for unit in contents.units(LanceTable.open(TableAddress(config.table.location, config.storage)))
-        )
+        table = LanceTable.open(TableAddress(config.table.location, config.storage))
+        sizes.extend(unit.rows for unit in contents.units(table, {}))
 
     monkeypatch.setattr(Fence, "commit", commit)
     run(config)
@@ -331,10 +330,10 @@ def test_commit_of_an_older_run_before_the_fence_is_seen(tmp_path, corpus, monke
     config = job(tmp_path)
     real = LanceTable.take_fence
 
-    def late(self, run_id, properties):
+    def late(self, *arguments):
         monkeypatch.undo()
         assert run(config).adds_up, "the older run finishes just now"
-        return real(self, run_id, properties)
+        return real(self, *arguments)
 
     monkeypatch.setattr(LanceTable, "take_fence", late)
     assert run(config).adds_up

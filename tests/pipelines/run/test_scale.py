@@ -74,7 +74,7 @@ def test_what_is_committed_between_the_first_look_and_the_fence_is_seen(tmp_path
 def test_the_table_is_asked_once_before_the_first_unit_and_once_at_the_end(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
     asked, real = [], contents.units
-    monkeypatch.setattr(contents, "units", lambda table: asked.append(table.version) or real(table))
+    monkeypatch.setattr(contents, "units", lambda table, shards: asked.append(1) or real(table, shards))
     run(job(tmp_path))
     assert len(asked) == 2
 
