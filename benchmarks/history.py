@@ -65,7 +65,7 @@ def all_manifests(table: LanceTable) -> int:
     return sum(1 for path in present if path.startswith("data/") and path not in tracked)
 
 
-WAYS = {"all_manifests": all_manifests, "find_orphans": lambda table: len(find_orphans(table.handle.dataset, 0).paths)}
+WAYS = {"all_manifests": all_manifests, "find_orphans": lambda table: len(find_orphans(table.handle.dataset).paths)}
 
 
 def opened(location: str) -> LanceTable:
@@ -107,7 +107,7 @@ def commits(steps: list[int], folder: str) -> list[dict[str, Any]]:
         found["last_commit_cpu_ms"] = round(1000 * spent, 1)
         for way in WAYS:
             found[way] = in_a_fresh_process("--search", table.address.location, way)
-        remove_orphans(table.fence, 0)
+        remove_orphans(table.fence)
         measured.append(found)
     return measured
 
@@ -135,7 +135,9 @@ def fill(location: str, rows: int, rows_per_unit: int) -> None:
         }
         unit_N = np.repeat([ids[int(start)] for start in starts], rows_per_unit)[: len(numbers)]
         part = write.records(first, len(numbers), DIMENSIONS, "float32")
-        for name, values in (("_shard", shard_N), ("_row", row_N), ("_unit", unit_N)):
+        places = {"_shard": shard_N, "_row": row_N, "_unit": unit_N}
+        places |= {"_first": row_N // rows_per_unit * rows_per_unit, "_rows": np.full(len(numbers), rows_per_unit)}
+        for name, values in places.items():
             part = part.set_column(part.column_names.index(name), name, pa.array(values))
         table.fence.commit(write_rows(table.address, part), {})
 
@@ -146,7 +148,7 @@ def checkpoint(location: str, units: int, rows: int) -> dict[str, Any]:
     done = cost(lambda: contents.checkpoint(table, shards))
     state = done.pop("found")
     assert (state.units, state.rows_done) == (units, rows)
-    query = cost(lambda: sum(1 for _ in contents.units(table)))
+    query = cost(lambda: sum(1 for _ in contents.units(table, shards)))
     bad, totals = cost(lambda: contents.count_bad(table, shards)), cost(lambda: contents.totals(table, shards).rows)
     assert totals["found"] == rows
     return {"units": units, "rows": rows, "read_checkpoint": done, "units_alone": query, "bad": bad, "totals": totals}

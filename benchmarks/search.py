@@ -39,6 +39,7 @@ import pyarrow as pa
 from benchmarks import machine
 from pipelines.cli.display import Display
 from pipelines.config import StorageConfig
+from pipelines.content import text_digests
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.index.records import tuning_of, vector_indexes
 from pipelines.table.schema import TableMetadata, with_text
@@ -109,7 +110,10 @@ def _records(vectors: np.ndarray, texts: list[str], unit: int, schema: pa.Schema
         "_unit": pa.array(np.full(count, unit)),
         "_row": pa.array(np.arange(count)),
         "_truncated": pa.array(np.zeros(count, bool)),
-        "_reason": pa.nulls(count, pa.string()),
+        "_rows": pa.array(np.full(count, count)),
+        "_passages": pa.array(np.ones(count, np.int32)),
+        **{name: pa.nulls(count, pa.string()) for name in ("_mark", "_reason")},
+        **dict.fromkeys(("_text", "_carried", "_passage"), text_digests(pa.array(texts))),
         "_detail": pa.nulls(count, pa.string()),
     }
     return pa.table(columns).cast(schema.remove_metadata())

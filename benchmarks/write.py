@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from benchmarks import machine
 from pipelines.config import StorageConfig
+from pipelines.content import text_digests
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
 from pipelines.table.files import TableAddress, write_rows
 from pipelines.table.schema import TableMetadata
@@ -58,7 +59,13 @@ def records(first: int, rows: int, dimensions: int, vector_dtype: str) -> pa.Tab
         "_shard": pa.array(np.full(rows, 7)),
         "_unit": pa.array(numbers // 8192),
         "_row": pa.array(numbers),
+        "_first": pa.array(numbers // 8192 * 8192),
+        "_rows": pa.array(np.full(rows, 8192)),
+        "_file": pa.array(np.full(rows, 8)),
         "_chunk": pa.array(zeros),
+        "_passages": pa.array(zeros + 1),
+        "_mark": pa.nulls(rows, pa.string()),
+        "_unknown": pa.array(zeros),
         "_start": pa.array(zeros),
         "_end": pa.array(zeros + 700),
         "_tokens": pa.array(zeros + 180),
@@ -66,6 +73,7 @@ def records(first: int, rows: int, dimensions: int, vector_dtype: str) -> pa.Tab
         "_reason": pa.nulls(rows, pa.string()),
         "_detail": pa.nulls(rows, pa.string()),
     }
+    columns |= dict.fromkeys(("_text", "_carried", "_passage"), text_digests(columns["id"]))
     given = pa.schema([field for field in schema_for(dimensions, vector_dtype) if field not in DIGEST_FIELDS])
     return with_digests(pa.table([columns[name] for name in given.names], schema=given))
 

@@ -117,11 +117,11 @@ class Fence:
     def _check(self) -> None:
         """Raises Superseded unless the table is still the one that this run began with, TableError if a commit could
         land unseen."""
-        check(self.handle, self._identity)
+        newest = check(self.handle, self._identity)
         if self._landed is not None:
             version, transaction = self._landed
             with contextlib.suppress(ValueError, *STORE_ERRORS):  # cleaned up since
-                if commit_of(self.handle.dataset, version).uuid not in (None, transaction):
+                if commit_of(newest, version).uuid not in (None, transaction):
                     raise Superseded(
                         f"{self._location}: version {version}, which this run made, is another one now: somebody put a "
                         "copy in the table's place. This run has stopped; the same command goes on from there."

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import lance
@@ -24,6 +25,7 @@ from pipelines.storage.retry import with_backoff
 from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of
 from pipelines.table.schema import METADATA_KEY, result_of
 
+DROPPED = "the table was dropped while this run went on. What was in it is gone; the same command makes it anew."
 _LARGEST = 2**64 - 1
 _MANIFEST = re.compile(r"(\d+)\.manifest")
 
@@ -62,16 +64,13 @@ def _said(schema: pa.Schema) -> dict[str, Any]:
     return {**json.loads(raw), **json.loads((field or {}).get(METADATA_KEY, b"{}"))}
 
 
-def check(handle: Handle, mine: Identity) -> None:
-    """Before a commit. Raises Superseded unless the newest version is of the table that the run began with, TableError
+def check(handle: Handle, mine: Identity) -> lance.LanceDataset:
+    """Before a commit; gives the newest version. Raises Superseded unless the newest version is of the table that the run began with, TableError
     where a commit could land unseen (`check_history`)."""
     location = handle.address.location
     newest = with_backoff("looking at the table", location, handle.address.find)
     if newest is None:
-        raise Superseded(
-            f"{location}: the table was dropped while this run went on. What was in it is gone; the same command makes "
-            "it anew."
-        )
+        raise Superseded(f"{location}: {DROPPED}")
     found = Identity.of(newest, mine.names)
     if found != mine:
         raise Superseded(f"{location}: {_what_happened(mine, found)} This run has stopped.")
@@ -81,6 +80,7 @@ def check(handle: Handle, mine: Identity) -> None:
             "an older copy in its place. The same command goes on from there."
         )
     check_history(handle.address, newest)
+    return newest
 
 
 def _what_happened(mine: Identity, found: Identity) -> str:
@@ -90,19 +90,32 @@ def _what_happened(mine: Identity, found: Identity) -> str:
         return "the table was dropped and made anew while this run went on; nothing was added to the new one."
     if found.fingerprint != mine.fingerprint:
         return "the table holds results of another model since this run began."
-    changed = sorted(name for name, _ in mine.columns ^ found.columns)
-    return f"columns that this run writes were dropped, renamed or replaced since it began: {', '.join(set(changed))}."
+    changed = sorted({name for name, _ in mine.columns ^ found.columns})
+    return f"columns that this run writes were dropped, renamed or replaced since it began: {', '.join(changed)}."
 
 
 def check_landed(address: TableAddress, version: int, mine: Identity) -> None:
     """After a commit that made this version. Raises Superseded if the version below is of another table, and takes the
     commit back, unless somebody has built on it."""
     below = _below(address, version)
-    if below is None or (found := Identity.of(below, mine.names)) == mine:
-        return
-    taken = _take_back(address, version)
-    end = "Its last commit was taken back." if taken else "Somebody has committed on top of its last commit already."
-    raise Superseded(f"{address.location}: {_what_happened(mine, found)} This run has stopped. {end}")
+    if below is None:
+        happened = None if _has_its_files(address, version) else DROPPED
+    else:
+        found = Identity.of(below, mine.names)
+        happened = None if found == mine else f"{_what_happened(mine, found)} This run has stopped."
+    if happened is not None:
+        taken = _take_back(address, version)
+        end = "Its last commit was taken back." if taken else "Somebody has committed on top of its last commit."
+        raise Superseded(f"{address.location}: {happened} {end}")
+
+
+def _has_its_files(address: TableAddress, version: int) -> bool:
+    """Whether the oldest data of a version is there: not where the table was dropped under the commit that made it."""
+    dataset = _version(address, version)
+    fragments = dataset.get_fragments() if dataset is not None else []
+    oldest = min(fragments, key=lambda one: one.fragment_id, default=None)
+    there = {name for name, _ in _entries(address, "data")}
+    return oldest is None or {file.path for file in oldest.data_files()} <= there
 
 
 def check_history(address: TableAddress, newest: lance.LanceDataset) -> None:
@@ -167,9 +180,13 @@ def _take_back(address: TableAddress, version: int) -> bool:
 
 def versions(address: TableAddress) -> dict[int, str]:
     """The versions that are there, each with its file's name."""
-    folder = f"{address.location}/_versions"
-    found = with_backoff("looking for versions", address.location, lambda: entries(folder, address.storage))
-    return {number: name for name, _ in found if (number := version_of(name)) is not None}
+    names = (name for name, _ in _entries(address, "_versions"))
+    return {number: name for name in names if (number := version_of(name)) is not None}
+
+
+def _entries(address: TableAddress, folder: str) -> list[tuple[str, datetime]]:
+    uri = f"{address.location}/{folder}"
+    return with_backoff(f"looking at {folder}", address.location, lambda: entries(uri, address.storage))
 
 
 def version_of(manifest: str) -> int | None:

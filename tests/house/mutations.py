@@ -67,8 +67,9 @@ MUTATIONS = [
         [
             (
                 "pipelines/tasks/write.py",
-                "backoff.run(lambda: sink.write(rows))",
-                "backoff.run(lambda: sink.write(rows[:4]) + sink.write(rows[4:]))",
+                "        return sink.write(pa.RecordBatchReader.from_batches(sink.schema, batches))\n",
+                "        rows = pa.Table.from_batches(batches, sink.schema)\n"
+                "        return sink.write(rows[:4].to_reader()) + sink.write(rows[4:].to_reader())\n",
             ),
             (
                 "pipelines/run/commits.py",
@@ -128,12 +129,102 @@ MUTATIONS = [
         [
             (
                 "pipelines/tasks/write.py",
-                "    fragments = backoff.run(lambda: sink.write(rows))",
-                "    batches = iter(rows.to_batches())\n    fragments = backoff.run("
-                "lambda: sink.write(pa.Table.from_batches(batches, rows.schema)))",
+                "    def write() -> tuple[str, ...]:\n"
+                "        batches = (batch for one in stored for batch in one.batches())\n",
+                "    batches = (batch for one in stored for batch in one.batches())\n\n"
+                "    def write() -> tuple[str, ...]:\n",
             )
         ],
-        chaos("I/O error before write"),
+        chaos("I/O error in mid-write"),
+    ),
+    Mutation(
+        "own files",
+        "a run removes what runs wrote, and nothing else",
+        [("pipelines/table/orphans.py", 'f"data/{FILE_PREFIX}"', '"data/"')],
+        chaos("a compaction in flight"),
+    ),
+    Mutation(
+        "identity before a commit",
+        "a run commits to the table that it began with",
+        [
+            (
+                "pipelines/table/identity.py",
+                "    if found != mine:\n        raise Superseded(",
+                "    if False:\n        raise Superseded(",
+            ),
+            (
+                "pipelines/table/identity.py",
+                "        happened = None if found == mine else f",
+                "        happened = None if found else f",
+            ),
+        ],
+        tests("pipelines/table/test_identity.py"),
+    ),
+    Mutation(
+        "identity after a commit",
+        "a commit that landed on another table is taken back",
+        [
+            (
+                "pipelines/table/identity.py",
+                "        happened = None if found == mine else f",
+                "        happened = None if found else f",
+            )
+        ],
+        tests("pipelines/table/test_identity.py"),
+    ),
+    Mutation(
+        "healing",
+        "what a killed run committed on top of another table is taken back by the next",
+        [("pipelines/table/identity.py", "    while versions(address):\n", "    while False:\n")],
+        tests("pipelines/table/test_identity.py"),
+    ),
+    Mutation(
+        "half a copy",
+        "data without a version is not an empty place",
+        [("pipelines/table/table.py", "            _refuse_half_a_copy(address)\n", "")],
+        chaos("half a copy"),
+    ),
+    Mutation(
+        "history",
+        "no version since a tagged one is missing, and there is no branch",
+        [("pipelines/table/identity.py", "    check_history(handle.address, newest)\n", "")],
+        tests("pipelines/table/test_identity.py"),
+    ),
+    Mutation(
+        "owner's overwrite",
+        "an owner's overwrite or restore ends a run",
+        [
+            (
+                "pipelines/table/fence.py",
+                'ENDS_A_RUN = {"Restore": "restored an older version of", "Overwrite": "overwrote"}',
+                "ENDS_A_RUN: dict[str, str] = {}",
+            )
+        ],
+        chaos("older version restored"),
+    ),
+    Mutation(
+        "unit ranges",
+        "a unit's range is read, not guessed from the rows that are left",
+        [
+            (
+                "pipelines/table/contents.py",
+                "(first, first + in_unit), rows, is_whole)",
+                "(first, first + rows), rows, is_whole)",
+            )
+        ],
+        chaos("rows deleted by the owner"),
+    ),
+    Mutation(
+        "passages",
+        "a row that lost passages is seen",
+        [("pipelines/table/contents.py", "if not units:\n        return 0\n    which", "return 0\n    which")],
+        tests("pipelines/maintenance/test_verify.py::test_lost_passage"),
+    ),
+    Mutation(
+        "finite in float16",
+        "a vector that is not finite once it is stored has a reason",
+        [("pipelines/tasks/write.py", "        if beyond.any():", "        if False:")],
+        tests("pipelines/tasks/test_write.py"),
     ),
 ]
 

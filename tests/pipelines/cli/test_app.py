@@ -208,11 +208,11 @@ def test_disk_full_in_the_middle(job_file, monkeypatch):
 
     real, calls = sink.write_rows, []
 
-    def full(address, table):
+    def full(address, table, run):
         calls.append(1)
         if len(calls) > 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(address, table)
+        return real(address, table, run)
 
     monkeypatch.setattr(sink, "write_rows", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts to write

@@ -17,6 +17,7 @@ SEAMS = {
     "after read": ("pipelines.tasks.read", "_read_units", "generator"),
     "after tokenise": ("pipelines.tasks.embed.Tokenise", "__call__", "after"),
     "before write": ("pipelines.table.sink", "write_rows", "before"),
+    "in mid-write": ("pipelines.table.files.LanceFileWriter", "close", "before"),
     "after write": ("pipelines.table.sink", "write_rows", "after"),
     "before commit": ("pipelines.table.fence.Fence", "commit", "before"),
     "between commit and look": ("pipelines.table.fence", "check_landed", "before"),
@@ -24,8 +25,8 @@ SEAMS = {
     "after fence": ("pipelines.table.table.LanceTable", "take_fence", "after"),
     "after creation": ("pipelines.table.table.LanceTable", "take_fence", "before"),
 }
-IN_A_STAGE = ("in mid-read", "after read", "after tokenise", "before write", "after write")
-MAY_FAIL = ("in mid-read", "before write")  # where an error of the disk or store is tried again
+IN_A_STAGE = ("in mid-read", "after read", "after tokenise", "before write", "in mid-write", "after write")
+MAY_FAIL = ("in mid-read", "before write", "in mid-write")  # where an error of the disk or store is tried again
 ONCE = ("after fence", "after creation")  # a run passes these once
 INJECTED = "an injected I/O error: connection reset"  # a kind that is tried again
 _stderr = os.dup(2)  # a run sends what the engine writes to stderr elsewhere
