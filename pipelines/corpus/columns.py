@@ -14,6 +14,7 @@ from pipelines.corpus.arrow_types import can_be_stored, fit, plain
 from pipelines.corpus.reading import ABSENT, Wanted, columns_of, fill_template, reason_of
 from pipelines.errors import CorpusError
 
+BEYOND_PYTHON = (OverflowError, ValueError, KeyError)  # the year 10000; a zone that is not in the data base
 ROLES = {"text": "text", QUERY: "query", DOCUMENT: "document"}  # by a text's name between the stages, that in corpus
 
 
@@ -201,6 +202,14 @@ def _values(column: pa.ChunkedArray) -> list[object]:
         column = column.cast(pa.time64("us") if kind == pa.time64("ns") else pa.duration("us"), safe=False)
     try:
         values: list[object] = column.to_pylist()
-    except (OverflowError, ValueError):  # times beyond Python's, such as the year 10000, or of an unknown zone
-        values = column.cast(pa.int64()).to_pylist()
+    except BEYOND_PYTHON:
+        values = [_value(one) for one in column]  # each by itself: its neighbours are written as they always are
     return values
+
+
+def _value(one: pa.Scalar) -> object:
+    """A time beyond Python's, or of a zone that nobody knows, as the count of its unit."""
+    try:
+        return one.as_py()
+    except BEYOND_PYTHON:
+        return one.value

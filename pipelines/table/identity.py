@@ -65,8 +65,8 @@ def _said(schema: pa.Schema) -> dict[str, Any]:
 
 
 def check(handle: Handle, mine: Identity) -> lance.LanceDataset:
-    """Before a commit; gives the newest version. Raises Superseded unless the newest version is of the table that the run began with, TableError
-    where a commit could land unseen (`check_history`)."""
+    """Before a commit; gives the newest version. Raises Superseded unless that is of the table that the run began with,
+    TableError where a commit could land unseen (`check_history`)."""
     location = handle.address.location
     newest = with_backoff("looking at the table", location, handle.address.find)
     if newest is None:

@@ -221,6 +221,18 @@ MUTATIONS = [
         tests("pipelines/maintenance/test_verify.py::test_lost_passage"),
     ),
     Mutation(
+        "row alone",
+        "how a value is written does not depend on its neighbours",
+        [
+            (
+                "pipelines/corpus/columns.py",
+                "values = [_value(one) for one in column]",
+                "values = column.cast(pa.int64()).to_pylist()",
+            )
+        ],
+        tests("pipelines/test_properties.py::test_a_row_is_read_alone_as_with_others"),
+    ),
+    Mutation(
         "finite in float16",
         "a vector that is not finite once it is stored has a reason",
         [("pipelines/tasks/write.py", "        if beyond.any():", "        if False:")],

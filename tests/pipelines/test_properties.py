@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from pipelines.corpus.corpus import Corpus
 from pipelines.engine.stage import Receipt
 from pipelines.errors import VectormillError
 from pipelines.run.commits import Committer
@@ -63,6 +64,72 @@ def test_every_format_gives_back_its_rows(records: list, kind: str, per_unit: in
         elif kind.startswith("jsonl") and all(r["n"] is None for r in rows):
             row = {**row, "n": None}
         assert (one["c"], one["n"]) == (row["c"], row["n"])
+
+
+UNITS = ("s", "ms", "us", "ns")
+COUNTS = st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2 * 10**9)
+TYPED = st.one_of(
+    st.tuples(st.just(pa.int64()), st.lists(COUNTS, min_size=1, max_size=12)),
+    *(st.tuples(st.just(pa.timestamp(unit, zone)), st.lists(COUNTS, min_size=1, max_size=12))
+      for unit in UNITS for zone in (None, "UTC", "Europe/Berlin", "+05:30", "Nowhere/Land")),
+    *(st.tuples(st.just(pa.duration(unit)), st.lists(COUNTS, min_size=1, max_size=12)) for unit in UNITS),
+    st.tuples(st.just(pa.date32()), st.lists(st.none() | st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.date64()), st.lists(st.none() | st.integers(-(2**40), 2**40), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.time64("ns")), st.lists(st.none() | st.integers(0, 10**13), min_size=1, max_size=9)),
+    st.tuples(st.just(pa.float64()), st.lists(st.none() | st.floats(), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.float16()), st.lists(st.none() | st.floats(width=16), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.bool_()), st.lists(st.none() | st.booleans(), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.string()), st.lists(st.none() | TEXT, min_size=1, max_size=12)),
+    st.tuples(st.just(pa.binary()), st.lists(st.none() | st.binary(max_size=6), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.decimal128(9, 2)), st.lists(
+        st.none() | st.decimals(-10**6, 10**6, places=2), min_size=1, max_size=12)),
+    st.tuples(st.just(pa.list_(pa.int8())), st.lists(
+        st.none() | st.lists(st.none() | st.integers(-128, 127), max_size=3), min_size=1, max_size=12)),
+)  # fmt: skip
+
+
+def _of_type(values: list, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_temporal(kind):
+        counts = pa.array(values, pa.int32() if kind.bit_width == 32 else pa.int64())
+        return counts.view(kind)
+    return pa.array(values, kind)
+
+
+@settings(many, max_examples=200)
+@given(TYPED, st.sampled_from(["arrow", "arrow stream", "parquet", "jsonl", "csv"]), st.integers(2, 7))
+def test_a_row_is_read_alone_as_with_others(typed: tuple, kind: str, group: int) -> None:
+    """Its text, its carried value, its digests and its reason, of every type: by itself, in units of two, or with all
+    others, in whatever groups they are stored."""
+    column = _of_type(typed[1], typed[0])
+    table = pa.table({"text": ["a"] * len(column), "c": column})
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/a.{kind.split()[0]}"
+        try:
+            if kind == "parquet":
+                pq.write_table(table, path, row_group_size=group)
+            elif kind.startswith("arrow"):
+                with (pa.ipc.new_stream if "stream" in kind else pa.ipc.new_file)(path, table.schema) as writer:
+                    writer.write_table(table, max_chunksize=group)
+            else:
+                rows = [{"text": "a", "c": value} for value in column.to_pylist()]
+                Path(path).write_bytes(as_csv(rows) if kind == "csv" else as_jsonl(rows))
+        except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError):
+            reject()  # the format does not hold such a value
+        source = corpus(folder, columns=("c",), text="{c}: {text}")
+        try:
+            whole = _said(source, 1000)
+        except VectormillError:
+            reject()
+        for per_unit in (1, 2):
+            assert _said(source, per_unit) == whole
+
+
+def _said(source: Corpus, per_unit: int) -> list[dict]:
+    """Of each row what does not depend on its unit; of what it carries the digest, as Python does not hold it all."""
+    shard = source.scan(source.list()[0])
+    carried = source.carried([shard.listing])
+    tables = [table for unit in cut(shard, per_unit) for table in source.read([unit], carried)]  # each by itself
+    return pa.concat_tables(tables).select(["id", "text", "_row", "_reason", "_text", "_carried"]).to_pylist()
 
 
 PARTS = [
