@@ -207,6 +207,16 @@ def _values(column: pa.ChunkedArray) -> list[object]:
     return values
 
 
+def first_beyond_python(column: pa.ChunkedArray) -> int | None:
+    """The place of the first time that Python cannot hold, None if there is none."""
+    found = (i for i, (one, value) in enumerate(zip(column, _values(column), strict=True)) if _is_count(one, value))
+    return next(found, None)
+
+
+def _is_count(one: pa.Scalar, value: object) -> bool:
+    return one.is_valid and isinstance(value, int)
+
+
 def _value(one: pa.Scalar) -> object:
     """A time beyond Python's, or of a zone that nobody knows, as the count of its unit."""
     try:

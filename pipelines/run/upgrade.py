@@ -11,11 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from actors.spec import ModelSpec
+from pipelines.config import columns_in, is_template
 from pipelines.content import DIGEST
+from pipelines.corpus.columns import first_beyond_python
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine.stage import Executor
+from pipelines.errors import TableError
 from pipelines.progress import Progress
 from pipelines.run.prepare import Prepared
 from pipelines.table import contents
@@ -33,10 +37,32 @@ READ = ("_text", "_carried", "_passages", "_passage", "_unknown")
 
 def upgrade(prepared: Prepared, table: LanceTable, fence: Fence, executor: Executor, progress: Progress) -> None:
     """Bring the table over to format 3. Raises Superseded, TableError, StorageError, CorpusError."""
+    refuse_ambiguous_times(prepared, table)
     progress.say(f"{table.address.location} is of format 2; reading the corpus to bring it over, embedding nothing")
     units = {found.unit: found.range for found in contents.units(table, prepared.by_id)}
     fill = Fill(prepared.corpus, prepared.carried, prepared.task, prepared.spec, prepared.by_id, units)
     bring_over(fence, prepared.schema, fill, executor.map)
+
+
+def refuse_ambiguous_times(prepared: Prepared, table: LanceTable) -> None:
+    """Releases before format 3 wrote all times of a template as numbers, where one that was read with them was beyond
+    Python's years. Which they were is not known any more. Raises TableError where it may have been so."""
+    config = prepared.corpus.config
+    names = {name for source in config.texts.values() if is_template(source) for name in columns_in(source)}
+    there = Corpus(config.model_copy(update={"columns": tuple(sorted(names))}), prepared.corpus.storage)
+    types = there.carried([shard.listing for shard in prepared.shards if shard.rows]) if names else pa.schema([])
+    times = [field.name for field in types if pt.is_timestamp(field.type) or pt.is_date(field.type)]
+    in_table = {found.shard for found in contents.units(table, prepared.by_id)} if times else set()
+    for shard in (shard for shard in prepared.shards if shard.id in in_table):
+        for rows in there.read(list(cut(shard, ROWS_AT_ONCE)), types):
+            for name in times:
+                if (row := first_beyond_python(rows[name])) is not None:
+                    raise TableError(
+                        f"{table.address.location}: row {rows['_row'][row]} of {shard.path} has a time in {name!r} "
+                        "that is beyond Python's years. The release that made this table wrote the times of rows that were "
+                        "read together with such a one as numbers, so some of its vectors may be of other texts than "
+                        "this release makes. Embed into a new table.name"
+                    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import RunConfig, StorageConfig
+from pipelines.errors import TableError
 from pipelines.job_file import load_job
 from pipelines.maintenance.optimize import optimize
 from pipelines.maintenance.status import status
@@ -113,3 +114,18 @@ def test_results_of_a_search_are_gone_on_with(tmp_path, monkeypatch, s3_endpoint
         s3.download_file(BUCKET, f"results/{name}.parquet", f"{name}.parquet")
     assert pq.read_table("half.parquet").equals(pq.read_table(folder / "bucket" / "results" / "whole.parquet"))
     assert pq.read_table("whole.parquet").equals(pq.read_table("half.parquet"))
+
+
+def test_a_table_whose_times_may_have_been_written_otherwise_is_refused(tmp_path, monkeypatch):
+    """One time beyond Python's years made numbers of all that were read with it."""
+    folder = unpacked("times", tmp_path, monkeypatch)
+    job = load_job("job.yaml", ["table.name=half"])
+    before = lance.dataset(job.table.location).version
+    monkeypatch.setattr("pipelines.run.upgrade.first_beyond_python", lambda column: 3)
+    with pytest.raises(
+        TableError, match=r"row 3 of \S+ has a time in '\w+' that is beyond Python's years.*new table.name"
+    ):
+        run_job(job, Silent())
+    assert lance.dataset(job.table.location).version == before + 1, "the fence, and nothing else"
+    assert TableMetadata.from_schema(lance.dataset(job.table.location).schema).format == 2
+    assert folder.is_dir()
