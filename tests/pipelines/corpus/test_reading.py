@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.corpus.columns import first_beyond_python
 from pipelines.errors import CorpusError
 from pipelines.rows import REASONS
 from tests.support.corpora import as_jsonl, corpus, read
