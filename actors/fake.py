@@ -32,6 +32,7 @@ class HashedWords:
     prefix = np.zeros(0, dtype=np.int32)
     # An empty text has this one token, so that it has a vector as it has with a real model.
     suffix = np.array([END_ID], dtype=np.int32)
+    cut_left = False
 
     def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Word ids, int32 [T], and words per text, int64 [N]."""
