@@ -33,6 +33,7 @@ class HashedWords:
     # An empty text has this one token, so that it has a vector as it has with a real model.
     suffix = np.array([END_ID], dtype=np.int32)
     unknown_id: int | None = None
+    cut_left = False
 
     def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Word ids, int32 [T], and words per text, int64 [N]."""

@@ -37,12 +37,13 @@ class ModelSpec:
         faster there. "float8": Qwen3's matrices and their inputs in 8 bits, scaled row by row, the rest in bfloat16.
         "float16" only with force_float16: Qwen3-8B overflows in it.
     prompt: put in front of every document; None = the recipe's.
+    query_prompt: put in front of every query; None = the recipe's.
     token_budget: most tokens of a micro-batch; None = by device.
     device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
     threads: CPU threads of torch; None = torch's own choice.
     s3: endpoint_url, region and anonymous as (name, value) pairs.
     digest: what `weights.locate.digest` must give for the weights found; None = not checked.
-    tokenizer_digest: the sha256 that tokenizer.json must have; None = not checked.
+    tokenizer_digest: what `weights.tokenizer_files` must give for the tokenizer found; None = not checked.
 
     Raises ModelError for values outside these.
     """
@@ -53,6 +54,7 @@ class ModelSpec:
     max_tokens: int | None = None
     dtype: str = "auto"
     prompt: str | None = None
+    query_prompt: str | None = None
     token_budget: int | None = None
     device: str | None = None
     threads: int | None = None

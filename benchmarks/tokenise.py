@@ -38,7 +38,8 @@ from tokenizers import Tokenizer
 
 from actors.spec import ModelSpec
 from actors.tokenizer.batch import BatchTokenizer
-from actors.weights.locate import locate, tokenizer_file
+from actors.weights.locate import locate
+from actors.weights.tokenizer_files import tokenizer_file
 from benchmarks import machine
 from tests.support import qwen_tokenizer
 from tests.support.unicode_texts import every_character, random_texts

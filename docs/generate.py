@@ -35,7 +35,7 @@ and `csv_delimiter` decide what a row is: another value makes every file a new s
 fingerprint: settle it before the first run.""",
     "model": """Which model makes the vectors or scores, and how. In the fingerprint: the content of the weights and of
 the tokenizer (not their name), dimensions, max_tokens, dtype (as resolved; with `auto` an existing table decides),
-prompt and instruction. `query_instruction` is not in it.""",
+prompt and instruction. `query_prompt` and `query_instruction` are not in it.""",
     "table": """Where the vectors go. `vector_dtype` is in the fingerprint, `text_column` in the table's schema. Another
 `uri` or `name` is another table.""",
     "storage": """How `s3://` is reached: one store for the corpus, the table and `s3://` weights. Credentials are never
@@ -54,7 +54,9 @@ def config_reference() -> str:
         GENERATED,
         "# Job file reference",
         "One YAML file a job, UTF-8. An unknown key is an error. `--set section.field=value` overrides a field for one "
-        "command; the value is read as YAML. Editors check a file that begins with `# yaml-language-server: "
+        "command. The value is read as YAML, but a string as it is written, `123`, `a: b`, a template in braces and "
+        "spaces at its end included, unless it is in quotes, which are YAML's (`--set 'model.prompt=\"passage: \"'`), "
+        "or null; so is each of a list of strings. Editors check a file that begins with `# yaml-language-server: "
         "$schema=job.schema.json` against [configs/job.schema.json](../configs/job.schema.json).",
         "## task",
         f"One field outside the sections, {_type(task)}, default {_default(task)}. {_one_line(task['description'])} In "

@@ -1,9 +1,9 @@
 """The sections and fields of a job file, each with its meaning and its limits (job_file.py reads one).
 
-`task` and the sections `corpus` (its `id`, texts, format options), `chunking`, `model` (but for `query_instruction`)
-and `table.vector_dtype` hold *identity* fields: they change vectors, scores or rows and are part of the table's
-fingerprint. `run` and `storage` hold *tuning* fields, free to change between runs. Credentials are never fields; they
-come from the standard AWS chain.
+`task` and the sections `corpus` (its `id`, texts, format options), `chunking`, `model` (but for `query_prompt` and
+`query_instruction`) and `table.vector_dtype` hold *identity* fields: they change vectors, scores or rows and are part
+of the table's fingerprint. `run` and `storage` hold *tuning* fields, free to change between runs. Credentials are never
+fields; they come from the standard AWS chain.
 """
 
 from __future__ import annotations
@@ -184,6 +184,9 @@ class ModelConfig(Section):
     """Allow `dtype: float16`. Qwen3-Embedding-8B gives NaN in it for some texts; bfloat16 does not."""
     prompt: str | None = None
     """Put before each text of the corpus. Absent: the model's own document prompt (most have none)."""
+    query_prompt: str | None = None
+    """Put before each query: e5 (`"query: "`), BGE and others want one, and their folders often do not say so. Stored
+    when the table is created; changes no vector of the table. Absent: the model's own query prompt."""
     query_instruction: str | None = None
     """What queries look for, for models that take an instruction: `search` puts it in place of the model's own; an
     empty one leaves the prompt out. Stored when the table is created; changes no vector of the table. Absent: the
@@ -191,6 +194,12 @@ class ModelConfig(Section):
     instruction: str | None = None
     """For `task: rerank`: what to judge a document by, such as `Given a claim, find documents that refute it`. Absent:
     the model's own."""
+
+    @model_validator(mode="after")
+    def _one_query_prompt(self) -> ModelConfig:
+        if self.query_prompt is not None and self.query_instruction == "":
+            raise ValueError("query_prompt sets a prompt for queries, and query_instruction '' leaves it out: give one")
+        return self
 
     @model_validator(mode="after")
     def _makes_a_spec(self) -> ModelConfig:
@@ -355,7 +364,8 @@ class JobConfig(Section):
                 "task: rerank needs corpus.document (a column or a template), or corpus.candidates (a column of lists)"
             )
         other = {"corpus.text": corpus.text != "text", "chunking": self.chunking is not None}
-        for place in ("model.dimensions", "model.prompt", "model.query_instruction", "table.vector_dtype"):
+        names = ("dimensions", "prompt", "query_prompt", "query_instruction")
+        for place in (*(f"model.{name}" for name in names), "table.vector_dtype"):
             section, _, name = place.partition(".")
             values = getattr(self, section)
             other[place] = getattr(values, name) != type(values).model_fields[name].default

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ def _why(error: Exception) -> str:
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
-    """Read and validate a job file; `overrides` are `a.b=value` strings, values parsed as YAML.
+    """Read and validate a job file; `overrides` are `a.b=value` strings, values read as `_value` says.
 
     Raises ConfigError with one message that names every wrong field."""
     data = read_job(path)
@@ -68,11 +69,7 @@ def parse_job(data: dict[str, Any], source: str = "job") -> JobConfig:
         ) from None
 
 
-# Taken as they are: a template in braces would be a YAML mapping.
-TEXTS = (
-    *("corpus.text", "corpus.query", "corpus.document"),
-    *("model.prompt", "model.query_instruction", "model.instruction"),
-)
+NULL = ("null", "Null", "NULL", "~")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -87,10 +84,40 @@ def _apply(data: dict[str, Any], override: str) -> None:
         node = node[name]
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: {name} is not a section")
+    held = _held(names)
     try:
-        node[names[-1]] = value if key in TEXTS else yaml.safe_load(value)
+        node[names[-1]] = _value(value, held)
     except UNREADABLE as bad:
-        raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}") from None
+        hint = "; a text that begins with a quote is YAML: put all of it into quotes" if held is str else ""
+        raise ConfigError(f"--set {override[:200]}: the value is not valid YAML: {_why(bad)}{hint}") from None
+
+
+def _held(names: Sequence[str]) -> Any:
+    """The type of a field, of its alternatives the one that is not null; None of several, and where there is no such
+    field."""
+    found: Any = JobConfig
+    for name in names:
+        field = getattr(found, "model_fields", {}).get(name)
+        if field is None:
+            return None
+        optional = get_origin(field.annotation) in (Union, UnionType)
+        forms = [form for form in get_args(field.annotation) if form is not NoneType] if optional else []
+        found = field.annotation if not optional else forms[0] if len(forms) == 1 else None
+        found = get_args(found)[0] if get_origin(found) is Annotated else found
+    return found
+
+
+def _value(written: str, held: Any) -> Any:
+    """What `--set` makes of a value for a field that holds this type. YAML, but of texts nothing else is made: one in
+    quotes is a YAML string, null is null, and any other is as it is written, spaces at its end included. By YAML a
+    template in braces would be a mapping, `a: b` too, and 007 a number.
+
+    Raises one of UNREADABLE for what is not YAML."""
+    if held == tuple[str, ...]:
+        return yaml.load(written, yaml.BaseLoader)  # which knows lists, mappings and texts
+    if held is not str or written.lstrip().startswith(('"', "'")):
+        return yaml.safe_load(written)
+    return None if written.strip() in NULL else written
 
 
 FORMS = ("int", "literal['auto']", "number", "word", "range")  # pydantic names the alternatives of a field so

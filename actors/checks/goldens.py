@@ -53,7 +53,8 @@ def hub_id(spec: ModelSpec, task: str = "embed") -> str | None:
     if found is None or spec.dtype == "float8":
         return None
     cut = spec.max_tokens is not None and spec.max_tokens < FEWEST_TOKENS[task]
-    other_vectors = task == "embed" and (spec.dimensions not in (None, found.shape[0]) or bool(spec.prompt))
+    prompted = bool(spec.prompt) or spec.query_prompt is not None
+    other_vectors = task == "embed" and (spec.dimensions not in (None, found.shape[0]) or prompted)
     return None if cut or other_vectors else found.model_id
 
 

@@ -2,7 +2,8 @@
 
     environment   versions, device, which fast paths it has
     model         folder, digest, size, recipe as read from its files
-    checks        the tokenizer's contract and, for Qwen3's, its published ids; whether the model runs
+    checks        the tokenizer's contract, its ids beside those of transformers and, for Qwen3's, beside the published
+                  ones; whether the model runs
     layouts       cosines of every layout to the slow reference on the same weights
     goldens       the numbers others have published for these weights, beside ours
 
@@ -22,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from actors.checks import goldens
+from actors.checks import goldens, tokens
 from actors.checks.check import Check
 from actors.checks.layouts import SelfChecked
 from actors.checks.published import Published
@@ -31,8 +32,10 @@ from actors.doctor import inspection
 from actors.doctor.diagnosis import Diagnosis, LayoutCheck
 from actors.embedder import selfcheck
 from actors.embedder.embedder import Embedder, load_model
+from actors.reranker.head import read_config
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.reranker.reranker import Reranker
+from actors.reranker.tokens import check_pairs
 from actors.spec import DTYPES, ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
@@ -85,7 +88,8 @@ def _published(diagnosis: Diagnosis, spec: ModelSpec, place: Path) -> Published 
 
 
 def _reads_texts(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
-    """Whether recipe and tokenizer of an embedder are understood; and the tokenizer's published ids."""
+    """Whether recipe and tokenizer of an embedder are understood, and its ids those of transformers; and the
+    tokenizer's published ids."""
     try:
         diagnosis.model |= inspection.embedding_recipe(Path(spec.weights))
         tokenizer = TextTokenizer(replace(spec, prompt=""))
@@ -94,6 +98,8 @@ def _reads_texts(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
         return False
     ids = tokenizer.encode(["test"]).ids.tolist()
     diagnosis.checks.append(Check("recipe and tokenizer", True, f"understood; 'test' gives {ids}"))
+    if not _same_ids(diagnosis, lambda: tokens.check_texts(tokenizer, resolve(spec, with_weights=False))):
+        return False
     if goldens.has_qwen_ids(tokenizer):
         wrong = goldens.wrong_ids(tokenizer)
         diagnosis.checks.append(Check("token ids", wrong is None, wrong or "as published for Qwen3's tokenizer"))
@@ -103,6 +109,7 @@ def _reads_texts(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
 def _reads_pairs(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
     """The same for a reranker, whose prompt refuses ids other than the published ones by itself."""
     try:
+        read_config(Path(spec.weights))
         prompt = RerankPrompt(spec)
     except ModelError as error:
         diagnosis.checks.append(Check("recipe and tokenizer", False, str(error)))
@@ -110,7 +117,16 @@ def _reads_pairs(diagnosis: Diagnosis, spec: ModelSpec) -> bool:
     diagnosis.model |= {"instruction": DEFAULT_INSTRUCTION, "max_tokens": prompt.max_tokens}
     found = f"understood; yes is {prompt.yes_id}, no is {prompt.no_id}"
     diagnosis.checks.append(Check("recipe and tokenizer", True, found))
-    return True
+    return _same_ids(diagnosis, lambda: check_pairs(prompt, Path(spec.weights)))
+
+
+def _same_ids(diagnosis: Diagnosis, compare: Callable[[], tokens.Proof]) -> bool:
+    try:
+        found, ok = str(compare()), True
+    except ModelError as error:
+        found, ok = str(error), False
+    diagnosis.checks.append(Check("ids beside transformers", ok, found))
+    return ok
 
 
 def _to_run(diagnosis: Diagnosis, spec: ModelSpec) -> list[ModelSpec]:

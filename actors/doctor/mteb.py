@@ -44,7 +44,7 @@ class MtebEmbedder:
     def __init__(self, spec: ModelSpec, instructions: Mapping[str, str] | None = None) -> None:
         self._spec, self._instructions = spec, dict(instructions or {})
         self._embedder = Embedder(spec)
-        self._instructed = INSTRUCTED_PROMPT.match(resolve(spec).recipe.query_prompt) is not None
+        self._instructed = INSTRUCTED_PROMPT.match(resolve(spec).query_prompt) is not None
 
     def encode(
         self, inputs: Batches, *, task_metadata: Any, prompt_type: str | None = None, **of_mteb: Any
@@ -68,6 +68,8 @@ class MtebEmbedder:
     @property
     def mteb_model_meta(self) -> Any:
         space = {**identity(self._spec), "instructions": self._instructions}
+        if self._spec.query_prompt is not None:
+            space["query_prompt"] = self._spec.query_prompt
         return _card(self._spec, space, "dense", self._instructed)
 
 

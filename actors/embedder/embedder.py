@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors import packed
-from actors.checks import goldens
+from actors.checks import goldens, tokens
 from actors.device.double_buffered import double_buffered
 from actors.embedder import selfcheck
 from actors.embedder.fake import FakeEmbedModel
@@ -50,11 +50,13 @@ def load_model(spec: ModelSpec, resolved: Resolved) -> Model:
 
 
 class Embedder:
-    """A loaded model that has shown, on a few texts, that it gives the reference's vectors in every layout.
+    """A loaded model that has shown that texts get transformers' ids, and on a few texts that it gives the reference's
+    vectors in every layout.
 
     spec: which model, or the weights' name alone. load: makes the model; another one than `load_model` brings weights
     that are in no folder.
-    Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors.
+    Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors, and when
+    the tokenizer gives other ids.
     """
 
     def __init__(self, spec: ModelSpec | str, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
@@ -62,6 +64,8 @@ class Embedder:
         resolved = resolve(spec)
         check_digest(spec, resolved.folder)
         self._tokenizer = TextTokenizer(spec)
+        if resolved.folder is not None:
+            tokens.check_texts(self._tokenizer, resolved)
         self._model = load(spec, resolved)
         self.dimensions = self._model.dimensions
         encoded = self._tokenizer.encode(selfcheck.TEXTS)

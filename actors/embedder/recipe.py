@@ -5,8 +5,9 @@ from typing import Any
 from actors import fake
 from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
-from actors.weights.locate import digest, file_sha256, tokenizer_file
+from actors.weights.locate import digest
 from actors.weights.recipe import resolve
+from actors.weights.tokenizer_files import tokenizer_files
 
 
 def identity(spec: ModelSpec) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def identity(spec: ModelSpec) -> dict[str, Any]:
     recipe, folder = resolved.recipe, resolved.folder
     return {
         "weights": digest(folder) if folder else fake.DIGEST,
-        "tokenizer": file_sha256(tokenizer_file(folder)) if folder else fake.DIGEST,
+        "tokenizer": tokenizer_files(folder).digest if folder else fake.DIGEST,
         "architecture": recipe.architecture,
         "pooling": recipe.pooling,
         "prompt": resolved.document_prompt,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from actors import fake
+from actors.checks.tokens import transformers_tokenizer
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.embedder.fake import FakeEmbedModel
 from actors.network.quiet import quiet_transformers
@@ -41,11 +42,12 @@ class EmbedReference:
 
     def _load(self, resolved: Resolved, dtype: str) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
+        assert resolved.folder is not None
         folder = str(resolved.folder)
+        self._tokenizer = transformers_tokenizer(resolved.folder)
         with quiet_transformers():
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = AutoModel.from_pretrained(
                 folder,
                 dtype=torch.bfloat16 if dtype == "float8" else getattr(torch, dtype),
@@ -61,8 +63,6 @@ class EmbedReference:
 
         recipe = self._resolved.recipe
         whole = self._resolved.document_prompt + text
-        if recipe.lower_case:
-            whole = whole.lower()
         inputs = self._tokenizer(whole, truncation=True, max_length=self._resolved.max_tokens, return_tensors="pt")
         with torch.no_grad():
             states = self._model(**inputs.to(self._device)).last_hidden_state[0]

@@ -19,11 +19,13 @@ the recipe a huge query takes all of it, and nothing of the document is read.
 Legend: N pairs, Q queries, T tokens in all.
 """
 
+import copy
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +35,10 @@ from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.qwen_ids import END_OF_TEXT, PAIR_PREFIX, PAIR_SUFFIX, YES_AND_NO
 from actors.tokenizer.text import TEXTS_PER_CALL, check_tokenizer_digest, check_vocabulary
-from actors.weights.locate import locate, tokenizer_file
+from actors.weights import sentence_config
+from actors.weights.locate import locate
 from actors.weights.modules import read_json
+from actors.weights.tokenizer_files import TokenizerFiles, tokenizer_files
 
 PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -43,6 +47,7 @@ PREFIX = (
 BEFORE_DOCUMENT = "\n<Document>:"
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 OWN_CONTROL_TOKENS = re.compile(r"(<\|im_start\|>|<\|im_end\|>|<think>|</think>)")
+CONTROL_TOKEN = re.compile(r"[<\[].*[>\]]", re.DOTALL)  # what no user means to write
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 MAX_TOKENS = 8192  # the README's; the models take 40,960
 NOTHING = np.zeros(0, dtype=np.int32)
@@ -67,6 +72,7 @@ class RerankEncoded:
 class RerankPrompt:
     """The prompt of the reranker that a spec names, and the ids of the answers that it is scored by, yes_id and no_id.
 
+    control_tokens: their ids; each is one token in the prompt, and plain text in what a user wrote.
     It needs no weights: of a remote model it fetches the small files only. spec.max_tokens is that of a whole pair.
     Raises ModelError when tokenizer.json is missing, is not the model's, or cannot do what is written above.
     """
@@ -76,16 +82,16 @@ class RerankPrompt:
         check_tokenizer_digest(spec, folder)
         config = read_json(folder / "config.json")
         self.max_tokens = _max_tokens(spec, int(config["max_position_embeddings"]))
-        self._path = tokenizer_file(folder)
-        self._control, self._text = _plain(self._path)
-        largest = max(*self._text.reference.get_vocab().values(), *self._control.values())
-        check_vocabulary(largest, int(config["vocab_size"]), self._path)
+        files = tokenizer_files(folder)
+        _refuse_other_ids(files, folder)
+        self._path = files.path
+        self.control_tokens, self._text = _plain(files)
+        check_vocabulary(self._text.reference.get_vocab() | self.control_tokens, int(config["vocab_size"]), self._path)
         self._prefix, self._suffix = self._scaffold(PREFIX), self._scaffold(SUFFIX)
         self._before_document = self._ids(BEFORE_DOCUMENT)
         self.yes_id, self.no_id = self._answer("yes"), self._answer("no")
         self._check_published()
         self.special_tokens = len(self._prefix) + len(self._suffix)
-        self._most_of_body = (self.max_tokens - self.special_tokens) // 2
         self._check_instruction(DEFAULT_INSTRUCTION)
 
     def encode(
@@ -119,6 +125,21 @@ class RerankPrompt:
             truncated=np.concatenate([NOTHING.astype(np.bool_), *(cut for _, _, cut in parts)]) | cut_Q[query_of_N],
         )
 
+    @property
+    def _most_of_body(self) -> int:
+        return (self.max_tokens - self.special_tokens) // 2
+
+    def of_length(self, max_tokens: int) -> "RerankPrompt":
+        """The same for pairs of so many tokens."""
+        other = copy.copy(self)
+        other.max_tokens = max_tokens
+        return other
+
+    def definition(self) -> dict[str, Any]:
+        """What is used of the folder's tokenizer, spelled as in tokenizer.json, without control tokens."""
+        found: dict[str, Any] = json.loads(self._text.reference.to_str())
+        return found
+
     def _heads(self, queries: Sequence[str], instruction: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids int32 [T], lengths int64 [Q], and bool [Q] that says which queries were cut."""
         bodies = [f"<Instruct>: {instruction}\n<Query>: {query}" for query in queries]
@@ -147,7 +168,7 @@ class RerankPrompt:
     def _scaffold(self, text: str) -> np.ndarray:
         """Of our own text, with its control tokens; where the vocabulary has none of them they are spelled out."""
         pieces = [piece for piece in OWN_CONTROL_TOKENS.split(text) if piece]
-        known = self._control
+        known = self.control_tokens
         return np.concatenate(
             [np.array([known[p]], dtype=np.int32) if p in known else self._ids(p) for p in pieces],
         )
@@ -162,7 +183,7 @@ class RerankPrompt:
         return int(ids[0])
 
     def _check_published(self) -> None:
-        if self._control.get("<|endoftext|>") != END_OF_TEXT:
+        if self.control_tokens.get("<|endoftext|>") != END_OF_TEXT:
             return  # not Qwen's vocabulary
         found = {
             "the system prompt": (self._prefix.tolist(), PAIR_PREFIX),
@@ -186,20 +207,39 @@ class RerankPrompt:
             )
 
 
-def _plain(path: Path) -> tuple[dict[str, int], BatchTokenizer]:
-    """The ids of the control tokens of a tokenizer.json, and the tokenizer without them: to it they are plain text."""
+def _plain(files: TokenizerFiles) -> tuple[dict[str, int], BatchTokenizer]:
+    """The ids of a tokenizer's control tokens, and the tokenizer without them: to it they are plain text."""
     from tokenizers import Tokenizer
 
-    definition = read_json(path)
-    control = {token["content"]: int(token["id"]) for token in definition["added_tokens"]}
-    plain = Tokenizer.from_str(json.dumps({**definition, "added_tokens": [], "post_processor": None}))
-    text = BatchTokenizer(plain)
+    control = {token["content"]: int(token["id"]) for token in files.added}
+    definition = {**files.definition(), "added_tokens": [], "post_processor": None}
+    text = BatchTokenizer(Tokenizer.from_str(json.dumps(definition)))
     if set(text.content(list(control))[0].tolist()) & set(control.values()):
         raise ModelError(
-            f"{path} cannot spell its own control tokens as plain text, so a document could speak to the model in "
-            "place of the prompt: only byte-level tokenizers, such as Qwen3-Reranker's, are supported"
+            f"{files.path} cannot spell its own control tokens as plain text, so a document could speak to the model "
+            "in place of the prompt: only byte-level tokenizers, such as Qwen3-Reranker's, are supported"
         )
     return control, text
+
+
+def _refuse_other_ids(files: TokenizerFiles, folder: Path) -> None:
+    """Raises ModelError for settings under which the recipe would put other ids together than are put together here."""
+    settings = sentence_config.transformer_config(folder)
+    words = [token["content"] for token in files.added if not CONTROL_TOKEN.fullmatch(token["content"])]
+    problem = None
+    if files.cut_left:
+        problem = "truncation_side: left, but a pair is cut at the end of its document"
+    elif files.splits_specials:
+        problem = "split_special_tokens, but the prompt is made of special tokens"
+    elif settings.lower_case:
+        problem = f"do_lower_case in {settings.path}, but the prompt has upper case"
+    elif words:
+        problem = f"words as added tokens, such as {words[0]!r}, but what users wrote is read without added tokens"
+    if problem:
+        raise ModelError(
+            f"the tokenizer in {folder} has {problem}: the model would read other ids than it was trained on. Take the "
+            "tokenizer's files from the reranker's own repository"
+        )
 
 
 def _max_tokens(spec: ModelSpec, positions: int) -> int:

@@ -11,7 +11,8 @@ from actors.device.auto import resolve_dtype
 from actors.reranker.fake import FakeRerankPrompt
 from actors.reranker.prompt import DEFAULT_INSTRUCTION, RerankPrompt
 from actors.spec import ModelSpec
-from actors.weights.locate import digest, file_sha256, locate, tokenizer_file
+from actors.weights.locate import digest, locate
+from actors.weights.tokenizer_files import tokenizer_files
 
 
 def load_prompt(spec: ModelSpec) -> RerankPrompt | FakeRerankPrompt:
@@ -34,7 +35,7 @@ def identity(spec: ModelSpec, instruction: str | None) -> dict[str, Any]:
     prompt.encode(["test"], ["test"], np.zeros(1, dtype=np.int64), instruction)
     return {
         "weights": digest(folder) if folder else fake.DIGEST,
-        "tokenizer": file_sha256(tokenizer_file(folder)) if folder else fake.DIGEST,
+        "tokenizer": tokenizer_files(folder).digest if folder else fake.DIGEST,
         "architecture": "qwen3 reranker" if folder else "fake",
         "instruction": instruction if instruction is not None else DEFAULT_INSTRUCTION if folder else "",
         "max_tokens": prompt.max_tokens,

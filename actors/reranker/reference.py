@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.checks.tokens import transformers_tokenizer
 from actors.device.auto import resolve_device, resolve_dtype
 from actors.network.quiet import quiet_transformers
 from actors.reranker.fake import FakeRerankModel
@@ -39,13 +40,13 @@ class RerankReference:
 
     def _load(self, spec: ModelSpec) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         folder = locate(spec)
         converted = CONVERTED in (read_config(folder).get("architectures") or ())
         dtype = resolve_dtype(spec)
+        self._tokenizer = transformers_tokenizer(folder)
         with quiet_transformers():
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = (AutoModelForSequenceClassification if converted else AutoModelForCausalLM).from_pretrained(
                 str(folder),
                 dtype=torch.bfloat16 if dtype == "float8" else getattr(torch, dtype),

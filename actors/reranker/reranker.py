@@ -24,6 +24,7 @@ from actors.reranker.head import head_direction, read_config
 from actors.reranker.model import RerankModel
 from actors.reranker.prompt import RerankEncoded, RerankPrompt
 from actors.reranker.recipe import scores_of
+from actors.reranker.tokens import check_pairs
 from actors.spec import ModelSpec
 from actors.weights.locate import check_digest, locate
 
@@ -80,6 +81,7 @@ def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]
         return FakeRerankPrompt(spec), FakeRerankModel(spec)
     config = read_config(folder)
     prompt = RerankPrompt(spec)
+    check_pairs(prompt, folder)
     direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
     return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
 

@@ -32,9 +32,14 @@ def content_of_heads(content: Content, texts: list[str], room: int) -> tuple[np.
 
 
 def around(
-    content_T: np.ndarray, content_N: np.ndarray, kept_N: np.ndarray, prefix: np.ndarray, suffix: np.ndarray
+    content_T: np.ndarray,
+    content_N: np.ndarray,
+    kept_N: np.ndarray,
+    prefix: np.ndarray,
+    suffix: np.ndarray,
+    cut_left: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first kept_N tokens of every text between prefix and suffix: ids int32 [T] and lengths int64 [N].
+    """The first kept_N tokens of every text, or its last, between prefix and suffix: ids int32 [T], lengths int64 [N].
 
     content_T holds content_N tokens of each text.
     """
@@ -44,7 +49,7 @@ def around(
     ids_T = np.empty(int(lengths_N.sum()), dtype=np.int32)
     ids_T[(starts_N[:, None] + np.arange(len(prefix))).ravel()] = np.tile(prefix, len(kept_N))
     ids_T[(ends_N[:, None] - len(suffix) + np.arange(len(suffix))).ravel()] = np.tile(suffix, len(kept_N))
-    source = packed.ranges(np.cumsum(content_N) - content_N, kept_N)
+    source = packed.ranges(np.cumsum(content_N) - (kept_N if cut_left else content_N), kept_N)
     ids_T[packed.ranges(starts_N + len(prefix), kept_N)] = content_T[source]
     return ids_T, lengths_N
 

@@ -1,20 +1,23 @@
 """From texts to token ids, on CPUs; ids, not text, go to the replica. Imports neither torch nor transformers.
 
-The folder's tokenizer.json is used as it is, but cutting and the special tokens are ours: `tokenizers` cuts silently,
-and truncation has to be counted. Qwen3-Embedding pools its closing <|endoftext|>; exports that lost it embed without
-an error and find nothing, so its presence is proven when the tokenizer is loaded.
+The folder's tokenizer is what its files say together (actors/weights/tokenizer_files.py), but cutting and the special
+tokens around a text are ours: `tokenizers` cuts silently, and truncation has to be counted. Qwen3-Embedding pools its
+closing <|endoftext|>; exports that lost it embed without an error and find nothing, so its presence is proven when the
+tokenizer is loaded.
 
 Cost: 0.5-1 million tokens/s and core, 10 million with fastokens (actors/tokenizer/batch.py). A text far longer than
-max_tokens is read only as far as it is used.
+max_tokens is read only as far as it is used, but for a tokenizer that keeps the end of it.
 
 Legend: N texts, T tokens in all, P and S tokens of prefix and suffix.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,8 +27,8 @@ from actors.tokenizer import cutting
 from actors.tokenizer.batch import BatchTokenizer
 from actors.tokenizer.cutting import Content
 from actors.tokenizer.qwen_ids import END_OF_TEXT, TOKEN_IDS
-from actors.weights.locate import file_sha256, tokenizer_file
 from actors.weights.recipe import resolve
+from actors.weights.tokenizer_files import TokenizerFiles, tokenizer_files
 
 TEXTS_PER_CALL = 2048
 INSTRUCTED_PROMPT = re.compile(r"Instruct: .*?(?=\nQuery:)", re.DOTALL)
@@ -48,6 +51,7 @@ class Words(Protocol):
     prefix: np.ndarray  # int32 [P]
     suffix: np.ndarray  # int32 [S]
     unknown_id: int | None  # of the token for what the vocabulary lacks
+    cut_left: bool  # of a text that is too long the beginning goes
 
     def content(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -66,8 +70,7 @@ class TextTokenizer:
         check_tokenizer_digest(spec, resolved.folder)
         self.max_tokens = resolved.max_tokens
         self._document_prompt = resolved.document_prompt
-        self._query_prompt = resolved.recipe.query_prompt
-        self._lower_case = resolved.recipe.lower_case and not spec.is_fake
+        self._query_prompt = resolved.query_prompt
         self._words: Words = fake.HashedWords() if resolved.folder is None else TokenizerFile(resolved.folder)
         if isinstance(self._words, TokenizerFile):
             self._words.check(resolved.recipe.architecture, resolved.recipe.vocabulary)
@@ -76,7 +79,11 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of documents: prompt in front, special tokens around, cut to max_tokens with the suffix kept."""
-        return self._encode(texts, self._document_prompt)
+        return self._encode(texts, self._document_prompt, self.max_tokens)
+
+    def encode_bare(self, texts: Sequence[str], max_tokens: int) -> Encoded:
+        """Ids without any prompt, cut to so many tokens: what can be compared with other tokenizers."""
+        return self._encode(texts, "", max_tokens)
 
     def encode_queries(self, texts: Sequence[str], instruction: str | None = None) -> Encoded:
         """Ids of queries. `instruction` says what to look for, in place of the recipe's own; "" = no prompt at all.
@@ -89,14 +96,17 @@ class TextTokenizer:
             prompt = ""
         elif instruction is not None:
             if not self.takes_instruction:
-                raise ModelError("this model takes no instruction: its recipe's query prompt has no place for one")
+                raise ModelError(
+                    "this model takes no instruction: its query prompt has no place for one. A text of your own before "
+                    "each query is the query_prompt (in a job: model.query_prompt)"
+                )
             prompt = INSTRUCTED_PROMPT.sub(lambda _: f"Instruct: {instruction}", prompt, count=1)
         self._check_room(prompt)
-        return self._encode(texts, prompt)
+        return self._encode(texts, prompt, self.max_tokens)
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether the recipe's query prompt has a place for an instruction."""
+        """Whether the query prompt has a place for an instruction."""
         return INSTRUCTED_PROMPT.match(self._query_prompt) is not None
 
     def unknown(self, encoded: Encoded) -> np.ndarray:
@@ -112,10 +122,14 @@ class TextTokenizer:
 
         Without special tokens and prompt, and not cut. Tokens of one character (bytes of an emoji) share its offsets.
         """
-        return self._words.offsets(_lower_in_place(text) if self._lower_case else text)
+        return self._words.offsets(text)
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> Encoded:
-        room = self.max_tokens - self.special_tokens
+    def definition(self) -> dict[str, Any]:
+        """What is used of the folder's tokenizer, spelled as in tokenizer.json; {} of the fake's."""
+        return self._words.definition() if isinstance(self._words, TokenizerFile) else {}
+
+    def _encode(self, texts: Sequence[str], prompt: str, max_tokens: int) -> Encoded:
+        room = max_tokens - self.special_tokens
         starts = range(0, len(texts), TEXTS_PER_CALL)
         parts = [self._cut(texts[at : at + TEXTS_PER_CALL], prompt, room) for at in starts]
         none = np.zeros(0, dtype=np.int64)
@@ -129,12 +143,13 @@ class TextTokenizer:
     def _cut(self, texts: Sequence[str], prompt: str, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids int32 [T], lengths int64 [N] and truncated bool [N] of a few texts."""
         whole = [prompt + text for text in texts] if prompt else list(texts)
-        if self._lower_case:
-            whole = [text.lower() for text in whole]
-        content_T, content_N = cutting.content_of_heads(self._words.content, whole, room)
-        ids_T, lengths_N = cutting.around(
-            content_T, content_N, np.minimum(content_N, room), self._words.prefix, self._words.suffix
-        )
+        words = self._words
+        if words.cut_left:  # what a tail begins with may belong to a word before it: all of the text is read
+            content_T, content_N = words.content(whole)
+        else:
+            content_T, content_N = cutting.content_of_heads(words.content, whole, room)
+        kept_N = np.minimum(content_N, room)
+        ids_T, lengths_N = cutting.around(content_T, content_N, kept_N, words.prefix, words.suffix, words.cut_left)
         return ids_T, lengths_N, content_N > room
 
     def _check_room(self, prompt: str) -> None:
@@ -147,13 +162,12 @@ class TextTokenizer:
 
 
 class TokenizerFile:
-    """A tokenizer.json with its special tokens known: what stands in front of a text, and behind it."""
+    """A folder's tokenizer with its special tokens known: what stands in front of a text, and behind it."""
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self._path = tokenizer_file(folder)
-        self._tokenizer = Tokenizer.from_file(str(self._path))
+        files = tokenizer_files(folder)
+        self._path, self.cut_left = files.path, files.cut_left
+        self._tokenizer = _loaded(files)
         self.content: Content = BatchTokenizer(self._tokenizer).content
         said = getattr(self._tokenizer.model, "unk_token", None)  # byte-level BPE has none
         self.unknown_id: int | None = self._tokenizer.token_to_id(said) if said is not None else None
@@ -168,7 +182,7 @@ class TokenizerFile:
 
     def check(self, architecture: str, vocabulary: int) -> None:
         """Raises ModelError when the tokenizer cannot belong to a model of this architecture and vocabulary."""
-        check_vocabulary(max(self._tokenizer.get_vocab(with_added_tokens=True).values()), vocabulary, self._path)
+        check_vocabulary(self._tokenizer.get_vocab(with_added_tokens=True), vocabulary, self._path)
         if architecture == "qwen3":
             self._check_closing_token()
 
@@ -188,37 +202,46 @@ class TokenizerFile:
                 f"would read other words than were written. {TAKE_CURRENT}"
             )
 
+    def definition(self) -> dict[str, Any]:
+        """As in tokenizer.json."""
+        found: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        return found
+
     def offsets(self, text: str) -> np.ndarray:
         """Character offsets of the tokens, int32 [n, 2]."""
         pairs = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def check_vocabulary(largest: int, vocabulary: int, path: Path) -> None:
-    """Raises ModelError when the largest id of a tokenizer (of this file) is beyond a model's vocabulary."""
+def _loaded(files: TokenizerFiles) -> Any:
+    """The `tokenizers.Tokenizer` of these files."""
+    from tokenizers import Tokenizer
+
+    unchanged = not files.changes
+    found = Tokenizer.from_file(str(files.path)) if unchanged else Tokenizer.from_str(json.dumps(files.definition()))
+    found.encode_special_tokens = files.splits_specials
+    return found
+
+
+def check_vocabulary(ids: Mapping[str, int], vocabulary: int, path: Path) -> None:
+    """Raises ModelError when a token of a tokenizer (of this file) has an id beyond a model's vocabulary."""
+    token, largest = max(ids.items(), key=itemgetter(1))
     if largest >= vocabulary:
         raise ModelError(
             f"{path} has token ids up to {largest}, but the model's vocabulary ends at {vocabulary - 1}: the "
-            "tokenizer belongs to another model"
+            f"tokenizer belongs to another model, or {token!r} was added to it that the model never learnt"
         )
 
 
 def check_tokenizer_digest(spec: ModelSpec, folder: Path | None) -> None:
-    """Raises ModelError when the folder's tokenizer.json (None: the fake's) is not the one that the spec expects."""
+    """Raises ModelError when the folder's tokenizer (None: the fake's) is not the one that the spec expects."""
     # Texts are tokenised on other machines than the weights run on: one stale copy there would go unseen.
     if spec.tokenizer_digest is None:
         return
-    found = fake.DIGEST if folder is None else file_sha256(tokenizer_file(folder))
+    found = fake.DIGEST if folder is None else tokenizer_files(folder).digest
     if found != spec.tokenizer_digest:
         raise ModelError(
-            f"the tokenizer.json of {spec.weights!r} on this machine ({folder}) has sha256 {found[:16]}..., but "
-            f"{spec.tokenizer_digest[:16]}... was expected: it is another version. Put the right one there"
+            f"the tokenizer of {spec.weights!r} on this machine (tokenizer.json with what the files beside it change, "
+            f"in {folder}) has digest {found[:16]}..., but {spec.tokenizer_digest[:16]}... was expected: it is "
+            "another version. Put the right one there"
         )
-
-
-def _lower_in_place(text: str) -> str:
-    # A few letters grow when lower-cased (U+0130); they stay as they are, or every offset behind them would be off.
-    lowered = text.lower()
-    if len(lowered) == len(text):
-        return lowered
-    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)

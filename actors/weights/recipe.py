@@ -1,8 +1,8 @@
 """How a model's authors mean it to be used, read from its folder; never guessed.
 
-Sources: modules.json, 1_Pooling/config.json, sentence_bert_config.json and config_sentence_transformers.json as
-sentence-transformers 2 to 6 write them; for Qwen3-Embedding folders without these, the recipe of the model's own
-repository (QwenLM/Qwen3-Embedding: README, examples/, evaluation/). What is not understood is refused by name: a
+Sources: modules.json, 1_Pooling/config.json, and the files of sentence_config.py and tokenizer_files.py, as
+sentence-transformers 2 to 6 write and read them; for Qwen3-Embedding folders without these, the recipe of the model's
+own repository (QwenLM/Qwen3-Embedding: README, examples/, evaluation/). What is not understood is refused by name: a
 module that is skipped gives vectors that look right and find nothing.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from actors import fake
 from actors.spec import ModelError, ModelSpec
-from actors.weights import modules
+from actors.weights import modules, sentence_config, tokenizer_files
 from actors.weights.locate import locate
 from actors.weights.modules import read_json
 
@@ -33,7 +33,8 @@ class Recipe:
     """The recipe of a model.
 
     pooling: "mean", "cls" or "last"; max_tokens: what the recipe cuts to; max_positions: the most the model can take;
-    dimensions: length of its full vector; lower_case: the text is lower-cased before it is tokenised.
+    dimensions: length of its full vector; cut_to: to how many of them it is cut where nobody asks for a number, None =
+    not; lower_case: the text is lower-cased before it is normalised.
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class Recipe:
     max_tokens: int
     max_positions: int
     dimensions: int
+    cut_to: int | None
     vocabulary: int
     lower_case: bool
 
@@ -55,6 +57,7 @@ class Resolved:
     folder: Path | None
     recipe: Recipe
     document_prompt: str
+    query_prompt: str
     dimensions: int
     max_tokens: int
 
@@ -79,25 +82,28 @@ def load_recipe(folder: Path) -> Recipe:
         pooling, normalise = "last", True
     else:
         pooling, normalise = modules.pooling_and_normalise(folder)
-    max_tokens, lower_case = _length_and_case(folder, architecture, positions)
+    # Qwen's own code always normalises; a copy of modules.json that lost the module changes nothing about that.
+    normalise = normalise or architecture == "qwen3"
+    sentence_config.refuse_other_vectors(folder)
+    sentence_config.check_similarity(folder, unit_length=normalise)
     document_prompt, query_prompt = _prompts(folder, architecture)
     return Recipe(
         architecture=architecture,
         pooling=pooling,
-        # Qwen's own code always normalises; a copy of modules.json that lost the module changes nothing about that.
-        normalise=normalise or architecture == "qwen3",
+        normalise=normalise,
         document_prompt=document_prompt,
         query_prompt=query_prompt,
-        max_tokens=max_tokens,
+        max_tokens=_length(folder, architecture, positions),
         max_positions=positions,
         dimensions=int(config["hidden_size"]),
+        cut_to=sentence_config.truncated_dimensions(folder),
         vocabulary=int(config["vocab_size"]),
-        lower_case=lower_case,
+        lower_case=sentence_config.transformer_config(folder).lower_case,
     )
 
 
 def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
-    """Finds the weights and applies the spec's prompt, dimensions and max_tokens to the recipe.
+    """Finds the weights and applies the spec's prompts, dimensions and max_tokens to the recipe.
 
     with_weights False: for those who only tokenise; of remote weights the small files are fetched.
     Raises ModelError when one of them is beyond what the model can do, naming both numbers.
@@ -109,14 +115,15 @@ def resolve(spec: ModelSpec, with_weights: bool = True) -> Resolved:
             f"dtype float8 is for {', '.join(WITH_FLOAT8)} only, and {spec.weights} is {recipe.architecture}: use "
             "bfloat16 or float32"
         )
-    dimensions = spec.dimensions or (fake.DIMENSIONS if spec.is_fake else recipe.dimensions)
+    dimensions = spec.dimensions or recipe.cut_to or recipe.dimensions
     if dimensions > recipe.dimensions:
         raise ModelError(f"dimensions {dimensions} asked, but {spec.weights} gives {recipe.dimensions} at most")
     max_tokens = spec.max_tokens or recipe.max_tokens
     if max_tokens > recipe.max_positions:
         raise ModelError(f"max_tokens {max_tokens} asked, but {spec.weights} takes {recipe.max_positions} at most")
-    prompt = recipe.document_prompt if spec.prompt is None else spec.prompt
-    return Resolved(folder, recipe, prompt, dimensions, max_tokens)
+    document_prompt = recipe.document_prompt if spec.prompt is None else spec.prompt
+    query_prompt = recipe.query_prompt if spec.query_prompt is None else spec.query_prompt
+    return Resolved(folder, recipe, document_prompt, query_prompt, dimensions, max_tokens)
 
 
 def fake_recipe() -> Recipe:
@@ -130,6 +137,7 @@ def fake_recipe() -> Recipe:
         max_tokens=fake.MAX_TOKENS,
         max_positions=fake.MAX_POSITIONS,
         dimensions=fake.MAX_DIMENSIONS,
+        cut_to=fake.DIMENSIONS,
         vocabulary=fake.VOCABULARY,
         lower_case=True,
     )
@@ -168,25 +176,18 @@ def _max_positions(config: dict[str, Any], architecture: str) -> int:
     return positions
 
 
-def _length_and_case(folder: Path, architecture: str, positions: int) -> tuple[int, bool]:
-    # sentence-transformers names this file by the transformer family: sentence_bert_config.json, _roberta_, ...
-    own: dict[str, Any] = {}
-    for path in sorted(folder.glob("sentence_*_config.json")):
-        own = read_json(path)
-    length = own.get("max_seq_length")
-    if length is None and architecture == "qwen3":
-        length = QWEN_MAX_TOKENS
-    if length is None and (folder / "tokenizer_config.json").exists():
-        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    return int(min(length or positions, positions)), bool(own.get("do_lower_case", False))
+def _length(folder: Path, architecture: str, positions: int) -> int:
+    """Most tokens of a text, as sentence-transformers takes it."""
+    length = sentence_config.transformer_config(folder).length
+    if length is None:
+        said = [found for found in (tokenizer_files.longest(folder),) if found]
+        length = min([*said, *([QWEN_MAX_TOKENS] if architecture == "qwen3" else ()), positions])
+    return int(min(length, positions))
 
 
 def _prompts(folder: Path, architecture: str) -> tuple[str, str]:
     """(document prompt, query prompt), chosen as sentence-transformers' encode_document and encode_query do."""
-    path = folder / "config_sentence_transformers.json"
-    config = read_json(path) if path.exists() else {}
-    prompts = config.get("prompts") or {}
-    default = prompts.get(config.get("default_prompt_name") or "", "")
+    prompts, default = sentence_config.prompts(folder)
     document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), default)
     query = prompts.get("query", QWEN_QUERY_PROMPT if architecture == "qwen3" else default)
     return document or "", query or ""

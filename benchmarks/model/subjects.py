@@ -23,8 +23,9 @@ from actors.network.network import Network, Qwen3Network, TransformersNetwork
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3_weights import RANDOM_STD, Geometry, Weights, unsupported
 from actors.spec import ModelError, ModelSpec
-from actors.weights.locate import locate, tokenizer_file
+from actors.weights.locate import locate
 from actors.weights.recipe import Recipe, load_recipe
+from actors.weights.tokenizer_files import tokenizer_file
 from benchmarks.model import texts
 
 END = "<|endoftext|>"

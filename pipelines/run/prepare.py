@@ -100,6 +100,7 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
         max_tokens=job.model.max_tokens,
         dtype=dtype,
         prompt=job.model.prompt,
+        query_prompt=job.model.query_prompt,
         token_budget=None if budget == "auto" else int(budget),
         device="cuda" if on_gpu else "cpu",
         s3=job.storage.for_weights(),
@@ -138,7 +139,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
         known = table.schema.remove_metadata()
         carried = pa.schema([known.field(f.name) if f.name in known.names else f for f in carried])
     estimate = Estimate(task, corpus, shards, carried, spec)
-    asked = job.model.model_dump(include={"weights", "revision", "query_instruction"})
+    asked = job.model.model_dump(include={"weights", "revision", "query_prompt", "query_instruction"})
     size = _rows_per_unit(job, table, estimate, given.replicas.max)
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
     if table is not None and table.metadata.table:
@@ -159,14 +160,20 @@ def _check_task(task: Task, table: LanceTable | None) -> None:
 
 
 def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
-    mine = job.model.query_instruction
-    stored = table.metadata.model["query_instruction"] if table is not None else mine
-    if mine is None or mine == stored:
+    if table is None:
         return ()
-    return (
-        f"model.query_instruction: the table was created with {stored!r} and keeps it; for this job's {mine!r} give "
-        "search --instruction",
-    )
+    ways = {
+        "query_prompt": "give search --instruction '' and a text that begins with it",
+        "query_instruction": "give search --instruction",
+    }
+    found = []
+    for name, way in ways.items():
+        mine, stored = getattr(job.model, name), table.metadata.model.get(name)
+        if mine is not None and mine != stored:
+            found.append(
+                f"model.{name}: the table was created with {stored!r} and keeps it; for this job's {mine!r} {way}"
+            )
+    return tuple(found)
 
 
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:

@@ -29,6 +29,7 @@ def query_embedder(metadata: TableMetadata, location: str, storage: StorageConfi
         max_tokens=known["max_tokens"],
         dtype=known["dtype"],
         prompt=known["prompt"],
+        query_prompt=model.get("query_prompt"),  # tables of before have none
         s3=storage.for_weights(),
         digest=known["weights"],
         tokenizer_digest=known["tokenizer"],

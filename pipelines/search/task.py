@@ -112,6 +112,8 @@ class SearchTask:
             "instruction": asked,
             "exact": query.exact,
         }
+        if (prompt := searched.metadata.model.get("query_prompt")) is not None:
+            facts["query_prompt"] = prompt
         return spec, facts
 
     def schema(self, carried: pa.Schema, metadata: TableMetadata) -> pa.Schema:

@@ -109,7 +109,8 @@ class TableMetadata:
     identity: every readable field that changes a result; the fingerprint is its hash. Of a task other than embed it
         says `task`.
     model: how a query finds the model again: weights and revision as the job gave them, resolved_revision (the commit,
-        where there is one), and query_instruction, a search's default. Not identity, because the digest is.
+        where there is one), and query_prompt and query_instruction, a search's defaults. Not identity, because the
+        digest is.
     rows_per_unit: unit size chosen by the first run; later runs keep it, so that they cut the same units.
     table: which table this is, made by chance when it is created. format: see the module."""
 

@@ -68,7 +68,8 @@ class EmbedTask:
                 f"chunking.max_tokens is {job.chunking.max_tokens} but the model takes {facts['max_tokens']} tokens: "
                 f"passages would be truncated. Set chunking.max_tokens to {facts['max_tokens']} or less."
             )
-        if job.model.query_instruction is not None:  # now rather than at the first search
+        asked = (job.model.query_prompt, job.model.query_instruction)
+        if any(words is not None for words in asked):  # now rather than at the first search
             TextTokenizer(spec).encode_queries(["test"], job.model.query_instruction)
         return spec, facts
 

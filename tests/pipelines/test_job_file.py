@@ -141,9 +141,62 @@ def test_text_columns():
     assert parse_job(GOOD).corpus.text_columns == ("text",)
 
 
-def test_an_instruction_on_the_command_line_is_text(tmp_path):
-    loaded = load_job(write(tmp_path, MINIMAL), ["model.query_instruction=Given a claim: find evidence"])
-    assert loaded.model.query_instruction == "Given a claim: find evidence"
+TEXTS = [
+    ("passage: ", "passage: "),
+    ('"passage: "', "passage: "),
+    ("'passage: '", "passage: "),
+    (' "a b" ', "a b"),
+    (r'"a\n\tb"', "a\n\tb"),
+    (r"a\nb", r"a\nb"),
+    ("Given a claim: find evidence", "Given a claim: find evidence"),
+    *((value, value) for value in ("123", "007", "1e5", "1_000", "no", "true", "2026-01-31", "[a]", "{a: b}", "- a")),
+    *((value, value) for value in ("a # b", "#", "&a", "*", "!!int 5", "|", "%", "@x", " in front", "x=y", "", "  ")),
+    *((value, None) for value in ("null", "Null", "NULL", "~")),
+    ('"null"', "null"),
+]
+
+
+@pytest.mark.parametrize(("value", "meant"), TEXTS)
+@pytest.mark.parametrize("field", ["prompt", "query_prompt", "revision"])
+def test_a_text_on_the_command_line_is_as_it_is_written(tmp_path, field, value, meant):
+    assert getattr(load_job(write(tmp_path, MINIMAL), [f"model.{field}={value}"]).model, field) == meant
+
+
+def test_every_text_field_is_read_as_a_text(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    fields = [
+        (section, name)
+        for section, of in JobConfig.model_json_schema()["$defs"].items()
+        for name, field in of["properties"].items()
+        if field.get("type", field.get("anyOf", [{}])[0].get("type")) == "string" and "enum" not in field
+    ]
+    assert len(fields) == 19
+    for section, name in fields:
+        place = section.removesuffix("Config").lower(), name
+        rerank = ["task=rerank", "corpus.query=q"] if name in ("query", "document", "candidates", "instruction") else []
+        rerank += ["corpus.document=d"] if name in ("query", "instruction") else []
+        value = "7" if name == "csv_delimiter" else "007"
+        loaded = load_job(path, [*rerank, f"{'.'.join(place)}={value}"])
+        assert getattr(getattr(loaded, place[0]), name) == value, name
+
+
+def test_a_list_of_texts_on_the_command_line(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    loaded = load_job(path, ["corpus.columns=[007, no, 2026-01-31, 'a, b', \"c: d\"]"])
+    assert loaded.corpus.columns == ("007", "no", "2026-01-31", "a, b", "c: d")
+    with pytest.raises(ConfigError, match=r"corpus\.columns"):
+        load_job(path, ["corpus.columns=a"])
+
+
+@pytest.mark.parametrize("value", ['"open', "'tis", '"a" b'])
+def test_quotes_that_do_not_close(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"(?s)--set model\.prompt=.* put all of it into quotes"):
+        load_job(write(tmp_path, MINIMAL), [f"model.prompt={value}"])
+
+
+def test_a_section_on_the_command_line_is_yaml(tmp_path):
+    loaded = load_job(write(tmp_path, MINIMAL), ["model={prompt: 'passage: ', dimensions: 8}", "chunking=null"])
+    assert (loaded.model.prompt, loaded.model.dimensions, loaded.chunking) == ("passage: ", 8, None)
 
 
 def test_float16_can_be_forced():

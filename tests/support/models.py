@@ -26,7 +26,7 @@ ARCHITECTURES = ["bert", "xlm-roberta", "modernbert", "qwen3", "qwen3-window"]
 
 
 def write_tokenizer(folder: Path, specials: list[str], template: str) -> int:
-    """A small byte-level BPE; gives its vocabulary size. The specials have ids 0, 1, 2 ..."""
+    """A small byte-level BPE, used as it is; gives its vocabulary size. The specials have ids 0, 1, 2 ..."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -40,6 +40,7 @@ def write_tokenizer(folder: Path, specials: list[str], template: str) -> int:
         ids = [(name, tokenizer.token_to_id(name)) for name in specials]
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
     tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return tokenizer.get_vocab_size()
 
 

@@ -71,6 +71,7 @@ def write_tokenizer(folder: Path, closing: bool = False) -> int:
             single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
         )
     tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return tokenizer.get_vocab_size()
 
 

@@ -117,7 +117,7 @@ def test_half_precision_is_examined_and_then_float32(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("actors.device.cpu.bfloat16_is_faster", lambda: True)
     found = examine(ModelSpec("bundled", device="cpu"))
     assert found.ok
-    assert [check.name for check in found.checks[1:]] == ["runs in bfloat16", "runs in float32"]
+    assert [check.name for check in found.checks[2:]] == ["runs in bfloat16", "runs in float32"]
     assert [result.dtype for result in found.goldens] == ["bfloat16"] * 7 + ["float32"] * 7
     assert {result.tolerance for result in found.goldens[:3]} == {5e-3}
     assert {result.tolerance for result in found.goldens[7:10]} == {1e-3}
@@ -125,13 +125,13 @@ def test_half_precision_is_examined_and_then_float32(monkeypatch: pytest.MonkeyP
 
 def test_float32_is_left_out_where_it_does_not_fit(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.device.cpu.bfloat16_is_faster", lambda: True)
-    assert [check.name for check in examine(cpu(tiny)).checks[1:]] == ["runs in bfloat16", "runs in float32"]
+    assert [check.name for check in examine(cpu(tiny)).checks[2:]] == ["runs in bfloat16", "runs in float32"]
     monkeypatch.setattr(inspection, "free_memory", lambda device: 9 * 10**8)
     found = examine(cpu(tiny))
-    assert [check.name for check in found.checks[1:]] == ["runs in bfloat16"]
+    assert [check.name for check in found.checks[2:]] == ["runs in bfloat16"]
     assert "needs 1.0 GB (0.9 GB are free): bfloat16 alone" in found.notes[-1]
     asked = examine(cpu(tiny, dtype="float32"))
-    assert [check.name for check in asked.checks[1:]] == ["runs in float32"]
+    assert [check.name for check in asked.checks[2:]] == ["runs in float32"]
 
 
 # ---------------------------------------------------------------------- weights that are not well
@@ -222,7 +222,7 @@ def test_a_device_that_failed_is_left_alone(tiny: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "empty_cache", broken)
     monkeypatch.setattr(qwen3.Qwen3, "last_states", broken)
     found = examine(cpu(tiny))
-    assert [check.name for check in found.checks[1:]] == ["runs in bfloat16"]
+    assert [check.name for check in found.checks[2:]] == ["runs in bfloat16"]
     assert "an illegal memory access" in found.checks[-1].found
     assert found.layouts == []
 
@@ -258,7 +258,9 @@ def test_the_published_ids_of_qwens_tokenizer(qwen: Path) -> None:
     found = examine(cpu(qwen))
     assert found.ok
     assert found.checks[0].found == "understood; 'test' gives [1944, 151643]"
-    assert (found.checks[1].name, found.checks[1].ok) == ("token ids", True)
+    assert (found.checks[1].name, found.checks[1].ok) == ("ids beside transformers", True)
+    assert re.fullmatch(r"those of transformers' Qwen2Tokenizer, of 1,\d+ texts", found.checks[1].found)
+    assert (found.checks[2].name, found.checks[2].ok) == ("token ids", True)
 
 
 def test_other_ids_are_found(qwen: Path, tmp_path: Path) -> None:
@@ -268,8 +270,8 @@ def test_other_ids_are_found(qwen: Path, tmp_path: Path) -> None:
     vocabulary["ĠBeijing"], vocabulary["ĠChina"] = vocabulary["ĠChina"], vocabulary["ĠBeijing"]
     (folder / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
     found = examine(cpu(folder))
-    assert [check.ok for check in found.checks] == [True, False, True]
-    assert "What is the capital of China?" in found.checks[1].found
+    assert [check.ok for check in found.checks] == [True, True, False, True]
+    assert "What is the capital of China?" in found.checks[2].found
 
 
 def test_tokenizers_of_other_models_have_no_published_ids(tiny: Path) -> None:
@@ -339,7 +341,7 @@ def test_the_wrong_task(reranker: Path, tiny: Path) -> None:
     assert "as the tokenizer of a reranker does" in embedding.checks[0].found
     reranking = examine(cpu("bundled"), task="rerank")
     assert not reranking.ok
-    assert "only Qwen3-Reranker is supported" in reranking.checks[-1].found
+    assert "only Qwen3-Reranker is supported" in reranking.checks[0].found
 
 
 # ---------------------------------------------------------------------- the commands

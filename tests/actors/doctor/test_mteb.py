@@ -69,8 +69,8 @@ class Instructed:
 )
 def test_a_model_that_takes_instructions_gets_the_tasks(monkeypatch, task, ours, want):
     monkeypatch.setattr("actors.doctor.mteb.Embedder", Instructed)
-    recipe = SimpleNamespace(query_prompt="Instruct: anything\nQuery:")
-    monkeypatch.setattr("actors.doctor.mteb.resolve", lambda spec: SimpleNamespace(recipe=recipe))
+    resolved = SimpleNamespace(query_prompt="Instruct: anything\nQuery:")
+    monkeypatch.setattr("actors.doctor.mteb.resolve", lambda spec: resolved)
     model = MtebEmbedder(ModelSpec("fake"), ours)
     for prompt_type in ("query", None, "document"):
         model.encode(BATCHES, prompt_type=prompt_type, **{**OF_MTEB, "task_metadata": task})

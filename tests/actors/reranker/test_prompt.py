@@ -51,14 +51,6 @@ def auto(folder: Path):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def with_room(prompt: RerankPrompt, max_tokens: int) -> RerankPrompt:
-    """The same prompt with another max_tokens, without reading the tokenizer again."""
-    other = object.__new__(RerankPrompt)
-    other.__dict__.update(prompt.__dict__, max_tokens=max_tokens)
-    other._most_of_body = (max_tokens - prompt.special_tokens) // 2
-    return other
-
-
 def official(auto, instruction: str, pairs: list[tuple[str, str]], max_tokens: int = 8192) -> list[list[int]]:
     """Ids as the model card computes them; its body leaves add_special_tokens on, which adds nothing here."""
     bodies = [f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}" for query, document in pairs]
@@ -136,7 +128,7 @@ def test_a_long_document_is_cut_as_officially(prompt: RerankPrompt, auto, pairs,
     documents = [document.replace("<", "(") for document in documents]
     documents += ["word " * 20_000, "\n" * 5000, "中" * 5000, "x" * 5000]
     cut = [(query, document) for query in short_queries for document in documents]
-    encoded = encode(with_room(prompt, max_tokens), cut)
+    encoded = encode(prompt.of_length(max_tokens), cut)
     found = whole(encoded)
     assert found == official(auto, DEFAULT_INSTRUCTION, cut, max_tokens)
     assert encoded.truncated.tolist() == [
@@ -150,8 +142,8 @@ def test_a_long_document_is_cut_as_officially(prompt: RerankPrompt, auto, pairs,
 def test_a_document_that_just_fits_is_not_cut(prompt: RerankPrompt) -> None:
     pair = ("q", "word" * 200)
     length = len(whole(encode(prompt, [pair]))[0])
-    assert encode(with_room(prompt, length), [pair]).truncated.tolist() == [False]
-    assert encode(with_room(prompt, length - 1), [pair]).truncated.tolist() == [True]
+    assert encode(prompt.of_length(length), [pair]).truncated.tolist() == [False]
+    assert encode(prompt.of_length(length - 1), [pair]).truncated.tolist() == [True]
 
 
 def test_control_tokens_of_users_are_plain_text(prompt: RerankPrompt, auto) -> None:
@@ -180,7 +172,7 @@ def test_the_official_recipe_lets_users_control_it(auto) -> None:
 @pytest.mark.parametrize("max_tokens", [200, 201])
 def test_a_long_query_leaves_half_of_the_room(prompt: RerankPrompt, query: str, max_tokens: int) -> None:
     document = "word " * 1000
-    encoded = encode(with_room(prompt, max_tokens), [(query, document), ("short", document), (query, "short")])
+    encoded = encode(prompt.of_length(max_tokens), [(query, document), ("short", document), (query, "short")])
     found = whole(encoded)
     half = (max_tokens - 48) // 2
     head = found[0][: 39 + half]
@@ -198,15 +190,15 @@ def test_a_query_of_exactly_half_the_room_is_whole(prompt: RerankPrompt, auto) -
     query = "why" + " why" * 50
     length = len(prompt._ids(f"<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: {query}{BEFORE_DOCUMENT}"))
     room = 48 + 2 * length
-    assert whole(encode(with_room(prompt, room), [(query, "x")])) == official(auto, DEFAULT_INSTRUCTION, [(query, "x")])
-    assert encode(with_room(prompt, room), [(query, "x")]).truncated.tolist() == [False]
-    assert encode(with_room(prompt, room - 1), [(query, "x")]).truncated.tolist() == [True]
+    assert whole(encode(prompt.of_length(room), [(query, "x")])) == official(auto, DEFAULT_INSTRUCTION, [(query, "x")])
+    assert encode(prompt.of_length(room), [(query, "x")]).truncated.tolist() == [False]
+    assert encode(prompt.of_length(room - 1), [(query, "x")]).truncated.tolist() == [True]
 
 
 def test_an_instruction_that_leaves_nothing_of_the_query(prompt: RerankPrompt) -> None:
     with pytest.raises(ModelError, match=r"nothing of a query would be read"):
-        encode(with_room(prompt, 200), [("q", "d")], "word " * 100)
-    encode(with_room(prompt, 400), [("q", "d")], "word " * 100)
+        encode(prompt.of_length(200), [("q", "d")], "word " * 100)
+    encode(prompt.of_length(400), [("q", "d")], "word " * 100)
 
 
 def test_more_tokens_than_the_model_takes_or_fewer_than_the_prompt(folder: Path) -> None:
@@ -295,5 +287,7 @@ def test_a_vocabulary_that_cannot_spell_its_control_tokens(tmp_path: Path) -> No
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(CONTROL)
+    spec = _save(tmp_path, tokenizer)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(ModelError, match=r"cannot spell its own control tokens as plain text"):
-        RerankPrompt(_save(tmp_path, tokenizer))
+        RerankPrompt(spec)

@@ -20,6 +20,8 @@ from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from tests.support.models import build, write_tokenizer
+from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
+from tests.support.tokenizers import edit, minilm
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 
 CLS, SEP = 101, 102
@@ -55,6 +57,19 @@ def test_a_prompt_goes_in_front_and_counts() -> None:
     assert rows(TextTokenizer(ModelSpec("bundled", prompt="")).encode(["one"])) == rows(bare.encode(["one"]))
 
 
+def test_a_query_prompt_goes_in_front_of_queries_alone() -> None:
+    prompted = TextTokenizer(ModelSpec("bundled", prompt="passage: ", query_prompt="query: "))
+    bare = TextTokenizer(ModelSpec("bundled"))
+    assert rows(prompted.encode_queries(["one"])) == rows(bare.encode(["query: one"]))
+    assert rows(prompted.encode(["one"])) == rows(bare.encode(["passage: one"]))
+    assert rows(prompted.encode_queries(["one"], "")) == rows(bare.encode(["one"]))
+    assert not prompted.takes_instruction
+    with pytest.raises(ModelError, match=r"no instruction: .* before each query is the query_prompt"):
+        prompted.encode_queries(["one"], "find it")
+    instructed = TextTokenizer(ModelSpec("bundled", query_prompt="Instruct: find one\nQuery:"))
+    assert rows(instructed.encode_queries(["one"], "find it")) == rows(bare.encode(["Instruct: find it\nQuery:one"]))
+
+
 @pytest.mark.parametrize("space", [" ", "\n\n  ", "\u3000"])
 def test_reading_only_the_head_of_a_long_text_gives_the_same_ids(space: str) -> None:
     tokenizer = TextTokenizer(ModelSpec("bundled", max_tokens=16))
@@ -85,11 +100,11 @@ def test_offsets_are_characters_of_the_text() -> None:
     assert TextTokenizer(ModelSpec("bundled")).token_offsets("").shape == (0, 2)
 
 
-def test_offsets_survive_letters_that_grow_in_lower_case() -> None:
-    tokenizer = TextTokenizer(ModelSpec("bundled"))
-    tokenizer._lower_case = True
+def test_offsets_survive_letters_that_grow_in_lower_case(tmp_path: Path) -> None:
+    folder = minilm(tmp_path / "minilm")
+    edit(folder / "sentence_bert_config.json", do_lower_case=True)
     text = "İİİ Berlin"
-    assert text[slice(*tokenizer.token_offsets(text)[-1])] == "Berlin"
+    assert text[slice(*TextTokenizer(ModelSpec(str(folder))).token_offsets(text)[-1])] == "Berlin"
 
 
 def test_the_fake_has_the_same_surface() -> None:
@@ -262,10 +277,6 @@ def bert(originals: Path, tmp_path: Path) -> Path:
 
 def spec_of(folder: Path) -> ModelSpec:
     return ModelSpec(str(folder), device="cpu")
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize("template", ["", "$A <|im_end|>", "$A <|endoftext|> <|endoftext|>", "<|im_end|> $A"])

@@ -34,11 +34,13 @@ MODULES = [
     {"type": "sentence_transformers.models.Transformer", "path": ""},
     {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
 ]
+TOKENIZER = {"added_tokens": [], "model": {"type": "WordLevel", "unk_token": "x", "vocab": {"x": 0}}}
 SMALL = {
     "config.json": json.dumps(BERT).encode(),
     "modules.json": json.dumps(MODULES).encode(),
     "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
-    "tokenizer.json": b"{}",
+    "tokenizer.json": json.dumps(TOKENIZER).encode(),
+    "tokenizer_config.json": b'{"tokenizer_class": "PreTrainedTokenizerFast"}',
 }
 UNWANTED = {"model.bin": b"pickle", "modeling.py": b"code", "README.md": b"", "onnx/config.json": b"{}"}
 FILES = {**SMALL, **UNWANTED, "model.safetensors": b"weights"}

@@ -1,4 +1,4 @@
-"""What a job leaves open and an existing table has settled: dtype, revision, the instruction of queries."""
+"""What a job leaves open and an existing table has settled: dtype, revision, the prompt and instruction of queries."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from actors.spec import ModelError
 from actors.tokenizer.text import TextTokenizer
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import FingerprintMismatch
+from pipelines.errors import ConfigError, FingerprintMismatch
 from pipelines.run.prepare import prepare
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
@@ -106,7 +106,7 @@ def test_a_folder_has_no_commit(tmp_path):
     assert prepared.metadata.model["resolved_revision"] is None
 
 
-# ---------------------------------------------------------------------- the instruction of queries
+# ---------------------------------------------------------------------- the prompt and the instruction of queries
 
 
 @pytest.fixture
@@ -146,3 +146,25 @@ def test_search_uses_the_instruction_of_the_job(tmp_path, asked):
 def test_a_model_without_instructions_is_found_out_before_the_first_search(tmp_path):
     with pytest.raises(ModelError, match="takes no instruction"):
         prepare(job(tmp_path, model={"weights": "bundled", "query_instruction": "Find it"}), CPU)
+
+
+def test_a_query_prompt_is_stored_and_changes_no_vector_of_the_table(tmp_path):
+    config = job(tmp_path, model={"weights": "bundled", "query_prompt": "query: "})
+    run(config)
+    prepared = prepare(config, CPU)
+    assert (prepared.spec.query_prompt, prepared.metadata.model["query_prompt"]) == ("query: ", "query: ")
+    assert (prepared.notes, prepare(job(tmp_path, model={"weights": "bundled"}), CPU).notes) == ((), ())
+    other = prepare(job(tmp_path, model={"weights": "bundled", "query_prompt": "question: "}), CPU)
+    (note,) = other.notes
+    assert "'query: ' and keeps it; for this job's 'question: ' give search --instruction '' and a text that" in note
+    assert other.metadata.fingerprint == prepared.metadata.fingerprint
+
+
+def test_a_query_prompt_that_leaves_no_room_is_found_out_before_the_first_search(tmp_path):
+    with pytest.raises(ModelError, match="max_tokens"):
+        prepare(job(tmp_path, model={"weights": "bundled", "max_tokens": 8, "query_prompt": "find it " * 8}), CPU)
+
+
+def test_a_query_prompt_or_none_at_all(tmp_path):
+    with pytest.raises(ConfigError, match="leaves it out: give one"):
+        job(tmp_path, model={"query_prompt": "query: ", "query_instruction": ""})
