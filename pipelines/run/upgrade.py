@@ -59,9 +59,9 @@ def refuse_ambiguous_times(prepared: Prepared, table: LanceTable) -> None:
                 if (row := first_beyond_python(rows[name])) is not None:
                     raise TableError(
                         f"{table.address.location}: row {rows['_row'][row]} of {shard.path} has a time in {name!r} "
-                        "that is beyond Python's years. The release that made this table wrote the times of rows that were "
-                        "read together with such a one as numbers, so some of its vectors may be of other texts than "
-                        "this release makes. Embed into a new table.name"
+                        "that is beyond Python's years. The release that made this table wrote the times of rows that "
+                        "were read together with such a one as numbers, so some of its vectors may be of other texts "
+                        "than this release makes. Embed into a new table.name"
                     )
 
 

@@ -9,14 +9,13 @@ from actors.reranker import prompt as prompts
 from actors.reranker.prompt import RerankPrompt
 from actors.reranker.tokens import check_pairs
 from actors.spec import ModelError, ModelSpec
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.tokenizers import edit
 
 CONFIG = "tokenizer_config.json"
 
 
 @pytest.fixture
-def folder(qwen_tokenizers: dict[str, Path], tmp_path: Path) -> Path:  # noqa: F811
+def folder(qwen_tokenizers: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(qwen_tokenizers["reranker"], tmp_path / "reranker"))
 
 

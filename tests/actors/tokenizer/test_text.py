@@ -20,7 +20,6 @@ from actors.tokenizer.qwen_ids import END_OF_TEXT
 from actors.tokenizer.text import TextTokenizer
 from actors.weights.locate import locate
 from tests.support.models import build, write_tokenizer
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.tokenizers import edit, minilm
 from tests.support.unicode_texts import CONTROL_TOKENS, random_texts
 

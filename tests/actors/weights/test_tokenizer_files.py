@@ -8,7 +8,6 @@ import pytest
 from actors.spec import ModelError, ModelSpec
 from actors.weights.locate import file_sha256, locate
 from actors.weights.tokenizer_files import tokenizer_files
-from tests.support.qwen_tokenizer import qwen_tokenizers  # noqa: F401 - a fixture
 from tests.support.tokenizers import KINDS, edit, spelled, write_model
 
 CONFIG = "tokenizer_config.json"
