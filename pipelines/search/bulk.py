@@ -140,21 +140,10 @@ def _pinned(request: BulkSearch, known: LanceTable | None) -> Searched:
     table = open_table(address, "embed")
     if table.count_rows() == 0:
         raise TableError(f"{address.location} is empty; run `vectormill embed` first")
-    _check_filter(table, request.query.where)
+    if request.query.where:  # before a replica is paid for
+        table.check_filter(request.query.where)
     # Without a transaction, which may be cleaned up, version and fingerprint must do.
     return Searched(replace(address, version=table.version), table.metadata, table.schema, table.transaction())
-
-
-def _check_filter(table: LanceTable, where: str | None) -> None:
-    """Raises ConfigError for a filter that does not parse, before a replica is paid for."""
-    if not where:
-        return
-    try:
-        table.check_filter(where)
-    except TableError as bad:
-        raise ConfigError(
-            f"--where {where!r} is no filter over this table: {bad}\nthe columns are {', '.join(table.schema.names)}"
-        ) from bad
 
 
 def _same_queries(prepared: Prepared, request: BulkSearch) -> None:

@@ -25,7 +25,7 @@ import lance
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pipelines.errors import StoreUnavailable, Superseded, TableError
+from pipelines.errors import StoreUnavailable, Superseded, TableChanged
 from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.files import RUN_PROPERTY, Handle, commit_of, reading
@@ -74,7 +74,7 @@ class Fence:
                 backoff.failed(bad)
             # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
             handle.dataset = with_backoff("opening the table", address.location, address.open)
-        raise TableError(f"{address.location}: other runs keep committing; stop them and run again")
+        raise TableChanged(f"{address.location}: other runs keep committing; stop them and run again")
 
     def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
         """Make fragments (JSON from `write_rows`) visible, all or none.

@@ -18,7 +18,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from pipelines.errors import Superseded, TableError
+from pipelines.errors import Superseded, TableChanged, TableError
 from pipelines.storage.files import entries, remove_file
 from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of
 from pipelines.table.schema import METADATA_KEY, result_of
@@ -141,7 +141,7 @@ def heal(address: TableAddress) -> list[int]:
         if RUN_PROPERTY not in commit_of(newest, newest.version).properties:
             return gone
         if not _take_back(address, newest.version):
-            raise TableError(f"{address.location}: somebody is writing to it; run the same command again")
+            raise TableChanged(f"{address.location}: somebody is writing to it; run the same command again")
         gone.append(newest.version)
     return gone
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import lance
 import pyarrow as pa
 
-from pipelines.errors import TableError
+from pipelines.errors import ConfigError, TableError
 from pipelines.storage.faults import STORE_ERRORS
 from pipelines.storage.files import entries
 from pipelines.storage.retry import Backoff, with_backoff
@@ -174,11 +174,14 @@ class LanceTable:
             yield from self._dataset.sql(query).build().to_stream_reader()
 
     def check_filter(self, where: str) -> None:
-        """Raises TableError for a filter that does not parse, or names a column that is not there."""
+        """Raises ConfigError for a filter that does not parse, or names a column that is not there."""
         try:
             self._dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
-        except (ValueError, OSError, pa.ArrowException) as bad:
-            raise TableError(without_rust(bad)) from bad
+        except (ValueError, pa.ArrowException) as bad:
+            raise ConfigError(
+                f"--where {where!r} is no filter over this table: {_without_rust(bad)}\nthe columns are "
+                f"{', '.join(self.schema.names)}"
+            ) from bad
 
     # ------------------------------------------------------------------ fragments and versions
 
@@ -253,7 +256,7 @@ def open_table(address: TableAddress, task: str | None = None, lances_cache: boo
     return table
 
 
-def without_rust(error: BaseException) -> str:
+def _without_rust(error: BaseException) -> str:
     """The error's first line, without the place in Lance's source where it arose."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r", \S+\.rs:\d+.*", "", lines[0])

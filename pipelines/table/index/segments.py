@@ -30,7 +30,7 @@ from lance.commit import CommitConflictError
 from lance.dataset import Index
 from lance.indices import IndicesBuilder
 
-from pipelines.errors import TableError
+from pipelines.errors import TableChanged
 from pipelines.storage.files import entries, remove_file, remove_folder
 from pipelines.table.files import TableAddress
 from pipelines.table.index.records import COLUMN, IndexRecord, Kind, fragments_outside, note, record_of
@@ -152,7 +152,7 @@ def publish(
     address: TableAddress, dataset: lance.LanceDataset, new: list[Index], removed: list[Index], record: IndexRecord
 ) -> None:
     """Note the record, then swap the segments, seen by all readers at once. Rows that were committed since `dataset`
-    stay outside the index. Raises TableError if another program compacted or indexed the table meanwhile."""
+    stay outside the index. Raises TableChanged if another program compacted or indexed the table meanwhile."""
     with one_at_a_time(address):
         latest = address.open()
         replaced = record_of(latest)
@@ -179,7 +179,7 @@ def one_at_a_time(address: TableAddress) -> Iterator[None]:
     except (OSError, RuntimeError) as bad:
         if not isinstance(bad, CommitConflictError) and not re.search("[Cc]onflict|[Ii]ncompatible", str(bad)):
             raise
-        raise TableError(
+        raise TableChanged(
             f"{address.location}: another program compacted or indexed the table at the same time, so this index was "
             "not put in. The table is as that program left it; run the same command again."
         ) from bad

@@ -19,10 +19,10 @@ WRITING = textwrap.dedent(
     import pipelines.table.sink
     real = pipelines.table.sink.write_rows
 
-    def for_ever(address, rows):
+    def for_ever(address, rows, run):
         os.kill(os.getpid(), signal.SIGTERM)
         while True:
-            real(address, rows)
+            real(address, rows, run)
 
     pipelines.table.sink.write_rows = for_ever
     from pipelines.cli.app import main
