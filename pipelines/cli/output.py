@@ -20,6 +20,7 @@ from actors.spec import ModelError
 from pipelines.cli.signals import on_signal
 from pipelines.cli.streams import PlainConsole
 from pipelines.errors import OutputError, Stopped, VectormillError
+from pipelines.storage.faults import shown, translate
 
 SAID = (VectormillError, ModelError, Stopped)  # they have a message for a person, and an exit code
 RUN_AGAIN = {1, *(128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))}
@@ -103,15 +104,13 @@ def _meant(error: BaseException) -> Any:
     if isinstance(why, KeyboardInterrupt):
         return Stopped(signal.SIGINT)
     if isinstance(why, OSError) and why.strerror:  # of a file that is none of the corpus's or the table's
-        from pipelines.storage.faults import translate
-
         return translate(why, str(why.filename or "this machine"))
     return None
 
 
 def _unforeseen(error: BaseException) -> str:
     quotes = isinstance(error, (pa.ArrowException, UnicodeError, KeyError))  # values of the corpus, perhaps
-    first = "" if quotes else f": {(str(error).strip().splitlines() or [''])[0]}"
+    first = "" if quotes else f": {shown(error)}"
     return f"{type(error).__name__}{first}. Nobody foresaw this{_kept(error)}"
 
 

@@ -89,7 +89,7 @@ def translate(error: BaseException, uri: str) -> VectormillError:
     found: VectormillError | None = cause_of(error, uri)
     if found is None and missing:
         found = CorpusError(f"{uri}: there is nothing of this name; check the path")
-    return found or StorageError(f"{uri}: the store failed ({type(error).__name__}: {_shown(error)})")
+    return found or StorageError(f"{uri}: the store failed ({type(error).__name__}: {shown(error)})")
 
 
 def cause_of(error: BaseException, uri: str) -> StorageError | None:
@@ -111,6 +111,6 @@ def _chain(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__ or error.__context__
 
 
-def _shown(error: BaseException) -> str:
+def shown(error: BaseException) -> str:
     """The first words of an error, without what a store answered."""
     return re.sub(r"<\?xml.*|<Error>.*", "...", " ".join(str(error).split()))[:200]

@@ -202,6 +202,18 @@ def test_a_store_that_refuses_is_2_and_one_that_fails_is_1(proxied, fault, code,
         refused(code, words, command, file, *options, "--json")
 
 
+def test_access_that_is_denied_to_some_requests_only(proxied):
+    """In the middle of a look at the table that is not "removed", and nothing that nobody foresaw."""
+    proxy, file = proxied
+    assert call("embed", file, "--quiet").exit_code == 0
+    for command, options in {"embed": (), "status": (), "search": ("alpha",)}.items():
+        for kind, key in {"list": "", "get": "_versions", "head": "_versions"}.items():
+            proxy.rules = [Rule("access-denied", kinds={kind}, key=key)]
+            result = call(command, file, *options)
+            if proxy.rules[0].fired:
+                assert (result.exit_code, "access is denied" in result.stderr) == (2, True), result.stderr
+
+
 @pytest.mark.parametrize(
     ("override", "code", "words"),
     [
