@@ -121,7 +121,7 @@ def unreadable(error: BaseException, address: TableAddress) -> VectormillError:
     found = re.search(r"/data/([\w-]+\.lance)\b", said) if "not found" in said.lower() else None
     if found:
         return _without_file(found[1], error, address)
-    if re.search(r"corrupt|failed to fill whole buffer|out of bounds", said):
+    if re.search(r"corrupt|failed to fill whole buffer|out of bounds|buffer has \d+ bytes, expected", said):
         return TableError(
             f"{address.location}: a data file is damaged, or what came of it was cut short. If the same command says "
             f"so again: {FROM_A_COPY}"
