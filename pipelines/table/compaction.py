@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import TableError
@@ -38,7 +39,10 @@ def check_files(address: TableAddress) -> None:
     dataset = address.open()
     tracked = dataset.tracked_files(min_version=dataset.version).read_all()
     there = dataset.all_files().read_all()  # of this folder: a clone's others lie with what it was cloned from
-    needed = tracked.filter(pc.is_in(tracked["base_uri"], there["base_uri"].unique()))["path"].to_pylist()
+    here = pc.is_in(tracked["base_uri"].cast(pa.string()), there["base_uri"].cast(pa.string()).unique())
+    needed = tracked.filter(here)["path"].to_pylist()
+        pc.is_in(tracked["base_uri"].cast(pa.string()), there["base_uri"].cast(pa.string()).unique())
+    )["path"].to_pylist()
     sizes = dict(zip(there["path"].to_pylist(), there["size_bytes"].to_pylist(), strict=True))
     gone = sorted(path for path in needed if path.startswith(NEEDED) and path not in sizes)
     for index in dataset.describe_indices():  # whose files the manifest does not name: it knows their bytes
