@@ -41,8 +41,6 @@ def check_files(address: TableAddress) -> None:
     there = dataset.all_files().read_all()  # of this folder: a clone's others lie with what it was cloned from
     here = pc.is_in(tracked["base_uri"].cast(pa.string()), there["base_uri"].cast(pa.string()).unique())
     needed = tracked.filter(here)["path"].to_pylist()
-        pc.is_in(tracked["base_uri"].cast(pa.string()), there["base_uri"].cast(pa.string()).unique())
-    )["path"].to_pylist()
     sizes = dict(zip(there["path"].to_pylist(), there["size_bytes"].to_pylist(), strict=True))
     gone = sorted(path for path in needed if path.startswith(NEEDED) and path not in sizes)
     for index in dataset.describe_indices():  # whose files the manifest does not name: it knows their bytes
