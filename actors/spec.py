@@ -1,9 +1,11 @@
 """What a replica needs to know about its model. Imports nothing heavy: the driver and CPU tasks read it too.
 
 The errors of this layer:
-    ModelError
-    |-- DeviceOutOfMemory   one micro-batch did not fit the device; it is halved and tried again
-    `-- ReplicaBroken       this process cannot go on (a poisoned device, or memory that does not come back): replace it
+    ModelError              2
+    |-- WeightsOutOfReach   1  they cannot be fetched now: the network, or the other side, may come back
+    |-- DeviceOutOfMemory   2  one micro-batch did not fit the device; it is halved and tried again
+    `-- ReplicaBroken       1  this process cannot go on (a poisoned device, or memory that does not come back)
+The number is the exit code of a process that ends so: 1, the same command may do better; 2, a person has to look.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,14 @@ FAKE = "fake"
 class ModelError(Exception):
     """A problem with the model that a person can put right: the message says what, where and what to do."""
 
+    exit_code = 2
+
+
+class WeightsOutOfReach(ModelError):
+    """They cannot be fetched now."""
+
+    exit_code = 1
+
 
 class DeviceOutOfMemory(ModelError):
     """A micro-batch did not fit the device's memory."""
@@ -22,6 +32,8 @@ class DeviceOutOfMemory(ModelError):
 
 class ReplicaBroken(ModelError):
     """The process can compute nothing more; another one in its place may."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)

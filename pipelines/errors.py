@@ -1,17 +1,26 @@
-"""Everything a run can tell its user, as one tree.
+"""Everything a run can tell its user, as one tree. The number is the process's exit code: what a scheduler should do.
 
-    VectormillError              one clear message: what, where, what to do; exit code 1
-    ├── ConfigError              the job file or an override is wrong; exit code 2
-    ├── CorpusError              a shard cannot be listed, read or understood
-    ├── StorageError             the object store or disk refuses, or is unfit (no conditional PUT)
-    │   ├── StoreUnavailable     it does not answer, fails inside, asks for fewer requests: tried again for minutes
-    │   └── CredentialsRefused   none, wrong or expired: nothing else will fare better
-    ├── TableError               the table is missing, foreign or damaged
-    │   └── FingerprintMismatch  the table holds another embedding space, or other scores
-    ├── Superseded               a newer run took over the table; nothing to repair
-    └── Incomplete               the run ended and the sums do not add up, or too many rows are bad
+    VectormillError              1  one clear message: what, where, what to do
+    ├── ConfigError              2  the job file, an option or the call is wrong
+    ├── CorpusError              2  a shard cannot be listed, read or understood
+    │   └── CorpusChanged        1  it was written or taken away while it was read
+    ├── StorageError             1  the object store or disk fails in a way that nobody foresaw
+    │   ├── StoreUnavailable     1  it does not answer, fails inside, asks for fewer requests: tried again for minutes
+    │   └── StorageRefused       2  no such bucket, no permission, no room, unfit (no conditional PUT): it stays so
+    │       └── CredentialsRefused  2  none, wrong or expired: nothing else will fare better
+    ├── TableError               2  the table is missing, foreign or damaged
+    │   ├── FingerprintMismatch  2  it holds another embedding space, or other scores
+    │   └── TableChanged         1  others changed it at the same moment; the same command goes on from there
+    ├── EngineError              1  Ray cannot be started or reached, or lost what it had in hand
+    ├── Superseded               3  a newer run, or the table's owner, took it over; nothing to repair
+    ├── Incomplete               2  too many rows are bad
+    └── OutputError              2  what was found cannot be written to stdout
 
-The model layer has its own `actors.spec.ModelError`: it must not know this package.
+1: the same command may do better by itself, in a minute or a day. 2: it will not; a person has to look. 3: another one
+does the work. A run that ends without an error and whose sums do not add up exits with 1 too.
+
+The model layer has its own tree, `actors.spec.ModelError`, with the same numbers: it must not know this package.
+An error whose class is made of one message can travel between processes and keep its class.
 """
 
 from __future__ import annotations
@@ -24,8 +33,8 @@ class VectormillError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; `exit_code` is 130 or 143. Raised by the command line's signal handlers, because the engine
-    and the CLI library each have ideas of their own about a plain KeyboardInterrupt."""
+    """Ctrl-C, SIGTERM or SIGHUP; `exit_code` is 130, 143 or 129. Raised by the command line's signal handlers, because
+    the engine and the CLI library each have ideas of their own about a plain KeyboardInterrupt."""
 
     def __init__(self, signal_number: int):
         self.exit_code = 128 + signal_number
@@ -37,7 +46,11 @@ class ConfigError(VectormillError):
 
 
 class CorpusError(VectormillError):
-    pass
+    exit_code = 2
+
+
+class CorpusChanged(CorpusError):
+    exit_code = 1
 
 
 class StorageError(VectormillError):
@@ -47,34 +60,55 @@ class StorageError(VectormillError):
 class StoreUnavailable(StorageError):
     """`fault`: what is wrong in a few words, for the line that says a call is tried again."""
 
-    def __init__(self, message: str, fault: str = ""):  # one argument must do: it travels between processes
+    def __init__(self, message: str, fault: str = ""):
         self.fault = fault
         super().__init__(message)
 
 
-class CredentialsRefused(StorageError):
+class StorageRefused(StorageError):
+    exit_code = 2
+
+
+class CredentialsRefused(StorageRefused):
     pass
 
 
 class TableError(VectormillError):
-    pass
+    exit_code = 2
 
 
 class FingerprintMismatch(TableError):
-    """`differences` maps each differing identity field to (in the table, in this job); `space`: what of another kind
-    the table holds; `remedy`: what to do."""
+    """`differences` maps each differing identity field to (in the table, in this job)."""
 
-    def __init__(self, table: str, differences: dict[str, tuple[object, object]], space: str, remedy: str):
-        self.differences = differences
+    def __init__(self, message: str, differences: dict[str, tuple[object, object]] | None = None):
+        self.differences = differences or {}
+        super().__init__(message)
+
+    @classmethod
+    def between(
+        cls, table: str, differences: dict[str, tuple[object, object]], space: str, remedy: str
+    ) -> FingerprintMismatch:
+        """`space`: what of another kind the table holds; `remedy`: what to do."""
         lines = [f"  {name}: table has {old!r}, this job has {new!r}" for name, (old, new) in differences.items()]
-        super().__init__(
-            f"{table} holds {space}; nothing was written. It differs in:\n" + "\n".join(lines) + f"\n{remedy}"
-        )
+        said = f"{table} holds {space}; nothing was written. It differs in:\n" + "\n".join(lines) + f"\n{remedy}"
+        return cls(said, differences)
+
+
+class TableChanged(TableError):
+    exit_code = 1
+
+
+class EngineError(VectormillError):
+    pass
 
 
 class Superseded(VectormillError):
-    pass
+    exit_code = 3
 
 
 class Incomplete(VectormillError):
-    pass
+    exit_code = 2
+
+
+class OutputError(VectormillError):
+    exit_code = 2

@@ -4,19 +4,26 @@ Only files with wanted endings are fetched, never code, and each once a machine,
 the first takes a lock, the others find what it fetched.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from actors.spec import ModelError
+from actors.spec import ModelError, WeightsOutOfReach
 from actors.weights import cache
 
 DONE_MARKER = ".vectormill-complete.json"
 OTHER_FORMATS = ("onnx/", "openvino/")  # folders with the same model for other programs
+STAYS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+OUT_OF_REACH = re.compile(
+    r"[Cc]onnect|[Tt]imed? ?out|Timeout|resolve|Name or service|NETWORK|curlCode|SLOW_DOWN|SlowDown|reset by peer|"
+    r"SERVICE_UNAVAILABLE|INTERNAL_FAILURE|HTTP status 5\d\d|objects changed"
+)
 OFFLINE_HELP = (
     "Without a network: download the model elsewhere (hf download NAME --local-dir FOLDER) and give the folder as "
     "weights; or point HF_HOME at a filled hub cache and set HF_HUB_OFFLINE=1; or use weights: bundled."
@@ -38,7 +45,7 @@ def from_hub(name: str, revision: str | None, endings: Sequence[str]) -> Path:
             ignore_patterns=[f"{folder}*" for folder in OTHER_FORMATS],
         )
     except Exception as error:  # the hub client lets errors of several libraries through
-        raise ModelError(
+        raise _kind(error)(
             f"weights {name!r}: there is no local folder of that name, and it could not be had from the Hugging Face "
             f"hub{_at(revision)}: {type(error).__name__}: {_first_line(error)}. {OFFLINE_HELP}"
         ) from error
@@ -72,7 +79,7 @@ def from_modelscope(name: str, revision: str | None, endings: Sequence[str], kno
             )
             cache.write(record, {"folder": found, "name": name, "revision": revision})
     except Exception as error:  # the client lets errors of several libraries through
-        raise ModelError(
+        raise _kind(error)(
             f"weights modelscope:{name}: could not be had from ModelScope{_at(revision)}: {type(error).__name__}: "
             f"{_first_line(error)}. Without a network: download the model elsewhere (modelscope download NAME "
             "--local_dir FOLDER) and give the folder as weights"
@@ -97,7 +104,7 @@ def from_s3(uri: str, options: dict[str, str], endings: Sequence[str]) -> Path:
                     shutil.rmtree(folder)
                     raise ValueError("its objects changed while they were copied")
     except (OSError, ValueError) as error:
-        raise ModelError(
+        raise _kind(error)(
             f"weights {uri!r} could not be copied to this machine: {_first_line(error)}. Check the address, the "
             "endpoint and region, and the credentials of this machine; or copy the folder here and give its path"
         ) from error
@@ -151,6 +158,22 @@ def _copy(remote: Any, path: str, target: Path) -> None:
     from pyarrow import fs
 
     fs.copy_files(path, str(target), source_filesystem=remote, destination_filesystem=fs.LocalFileSystem())
+
+
+def _kind(error: BaseException | None) -> type[ModelError]:
+    """WeightsOutOfReach where the network or the other side is to blame; ModelError for what stays as it is: an answer
+    of "no", a name that is none, a full disk, a client that was told to stay offline."""
+    kind: type[ModelError] = ModelError
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int) and 400 <= status < 500 and status not in (408, 429):
+            return ModelError
+        if type(error).__name__ == "OfflineModeIsEnabled" or getattr(error, "errno", None) in STAYS:
+            return ModelError
+        if isinstance(status, int) or OUT_OF_REACH.search(f"{type(error).__name__}: {error}"):
+            kind = WeightsOutOfReach
+        error = error.__cause__ or error.__context__
+    return kind
 
 
 def _at(revision: str | None) -> str:

@@ -1,46 +1,29 @@
 """The command line. Results go to stdout (`--json`: one JSON object), progress and errors to stderr; the exit code is
-the truth: 0 all is well, 1 something is not, 2 the job file or the call is wrong, 130 stopped by Ctrl-C, 143 by
-SIGTERM. Each command imports what it runs by itself, so that `--help` is quick."""
+the truth: 0 all is well, 1 run it again, 2 ask a person, 3 another run took over (pipelines/errors.py), 129, 130 or 143
+stopped by SIGHUP, Ctrl-C or SIGTERM. Each command imports what it runs by itself, so that `--help` is quick."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from actors.spec import ModelError, ModelSpec
+from actors.spec import ModelSpec
 from pipelines import __version__
 from pipelines.cli import terminal
+from pipelines.cli.command import Command, run_as_process
 from pipelines.cli.display import Display
-from pipelines.cli.output import exit_unless, fail, show
-from pipelines.cli.signals import leave, listen, on_signal
+from pipelines.cli.output import say, show
 from pipelines.cli.target import target_of
 from pipelines.config import JobConfig, StorageConfig
-from pipelines.errors import Stopped, VectormillError
+from pipelines.errors import VectormillError
 from pipelines.job_file import load_job
-
-
-class _Group(TyperGroup):
-    """Turns what a user may see into one message and an exit code; Typer would print a traceback, or nothing."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as bad:
-            # A pipe to a process that ended with the run, Lance or Ray may raise its own in place of the stop.
-            in_its_place = bad.__context__ if isinstance(bad.__context__, Stopped) else bad
-            why = on_signal.stopped or in_its_place
-            if isinstance(why, (VectormillError, ModelError, Stopped)):
-                fail(str(why), getattr(why, "exit_code", 1))
-            raise
-
 
 app = typer.Typer(
     name="vectormill",
-    cls=_Group,
+    cls=Command,
     help="Embed a text corpus of any size into a LanceDB table, each row exactly once.",
     no_args_is_help=True,
     add_completion=False,
@@ -81,9 +64,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
-    if show:
-        print(f"vectormill {__version__}")
+def version(asked: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if asked:
+        say(f"vectormill {__version__}")
         raise typer.Exit
 
 
@@ -96,8 +79,7 @@ def embed(job: JobFile, override: Overrides = None, as_json: AsJson = False, qui
 
     config = load_job(job, override or ())
     certificate = run(config, Display(quiet))
-    show(as_json, certificate.to_dict(), lambda console: terminal.certificate(console, certificate))
-    exit_unless(certificate.adds_up)
+    show(as_json, certificate.to_dict(), lambda console: terminal.certificate(console, certificate), certificate.wrong)
 
 
 @app.command()
@@ -109,8 +91,12 @@ def rerank(job: JobFile, override: Overrides = None, as_json: AsJson = False, qu
 
     config = load_job(job, override or ())
     certificate = run(config, Display(quiet))
-    show(as_json, certificate.to_dict(), lambda console: terminal.certificate(console, certificate, "rerank"))
-    exit_unless(certificate.adds_up)
+    show(
+        as_json,
+        certificate.to_dict(),
+        lambda console: terminal.certificate(console, certificate, "rerank"),
+        certificate.wrong,
+    )
 
 
 @app.command()
@@ -164,8 +150,8 @@ def verify(
 
     config = load_job(job, override or ())
     verdict = prove(config, Display(quiet), sample, seed, against, vectors)
-    show(as_json, verdict.to_dict(), lambda console: terminal.verdict(console, verdict, config.task))
-    exit_unless(verdict.ok)
+    doubt = None if verdict.ok else VectormillError("not verified: see the checks that are not ok")
+    show(as_json, verdict.to_dict(), lambda console: terminal.verdict(console, verdict, config.task), doubt)
 
 
 @app.command()
@@ -234,8 +220,7 @@ def bulk_search(
     target = target_of(table, override or ())
     query = Query(limit, where, instruction, mode, candidates, exact)
     found = run(BulkSearch(target.address, queries, out, query, rerank), target.run, Display(quiet))
-    show(as_json, found.to_dict(), lambda console: terminal.searched(console, found))
-    exit_unless(found.certificate.adds_up)
+    show(as_json, found.to_dict(), lambda console: terminal.searched(console, found), found.certificate.wrong)
 
 
 @app.command()
@@ -323,8 +308,8 @@ def doctor(
 
     spec = ModelSpec(weights, revision=revision, device=device, dtype=dtype, s3=StorageConfig().for_weights())
     diagnosis = examine(spec, task, goldens)
-    show(as_json, diagnosis.to_dict(), lambda console: terminal.diagnosis(console, diagnosis.lines()))
-    exit_unless(diagnosis.ok)
+    doubt = None if diagnosis.ok else VectormillError(f"{diagnosis.failed} check(s) failed")
+    show(as_json, diagnosis.to_dict(), lambda console: terminal.diagnosis(console, diagnosis.lines()), doubt)
 
 
 @app.command()
@@ -332,13 +317,9 @@ def schema() -> None:
     """Print the JSON Schema of job files, for editors.
 
     Example: vectormill schema > job.schema.json"""
-    print(json.dumps(JobConfig.model_json_schema(), indent=2))
+    say(json.dumps(JobConfig.model_json_schema(), indent=2))
 
 
 def main() -> None:
     """The console script."""
-    listen()
-    try:
-        app()
-    except SystemExit as end:
-        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    run_as_process(app)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from pipelines.cli import terminal
+from pipelines.cli.command import run_as_process
 from pipelines.cli.display import Display
+from pipelines.cli.streams import PlainConsole
 from pipelines.job_file import load_job
 from pipelines.run.job import embed
 from pipelines.search.query import Query
@@ -72,7 +73,7 @@ def write_corpus(folder: Path) -> int:
 
 
 def main() -> None:
-    console = Console(highlight=False)
+    console = PlainConsole()
     started = time.monotonic()
     count = write_corpus(CORPUS)
     console.print(
@@ -89,9 +90,9 @@ def main() -> None:
     console.print(f"done in {time.monotonic() - started:.0f} s. Run it again: nothing is embedded twice. Then try")
     console.print(f'  .venv/bin/vectormill search {JOB} "your own question"')
     console.print(f"  .venv/bin/vectormill verify {JOB}")
-    if not certificate.adds_up:
-        sys.exit(1)
+    if (wrong := certificate.wrong) is not None:
+        raise wrong
 
 
 if __name__ == "__main__":
-    main()
+    run_as_process(main)

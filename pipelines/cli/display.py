@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from actors.spec import ModelError
+from pipelines.cli.streams import PlainConsole
 from pipelines.errors import ConfigError, CorpusError, TableError
 from pipelines.progress import Snapshot
 from pipelines.storage.retry import log as retries
@@ -36,14 +37,15 @@ class Display:
     """`quiet` says nothing but errors (the caller prints those)."""
 
     def __init__(self, quiet: bool = False, seconds_between_lines: float = SECONDS_BETWEEN_LINES):
-        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._console = PlainConsole(stderr=True, quiet=quiet)
         self._seconds_between_lines = seconds_between_lines
         self._latest: Snapshot | None = None
 
     def say(self, message: str) -> None:
         """One line of what happens."""
         stamp = "" if self._console.is_terminal else time.strftime("%H:%M:%S ")
-        self._console.print(f"{stamp}{message}", markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone, a full disk: the run goes on
+            self._console.print(f"{stamp}{message}", markup=False, soft_wrap=True)
 
     def update(self, snapshot: Snapshot) -> None:
         self._latest = snapshot
@@ -52,14 +54,20 @@ class Display:
     def running(self) -> Iterator[None]:
         """Show the latest snapshot until the block ends."""
         if self._console.is_terminal:
-            with Live(
+            live = Live(
                 get_renderable=lambda: _panel(self._latest) if self._latest else "",
                 console=self._console,
                 refresh_per_second=4,
                 redirect_stdout=False,  # rich would print what the engine writes above the panel
                 redirect_stderr=False,
-            ):
+            )
+            try:
+                with contextlib.suppress(OSError):
+                    live.start()
                 yield
+            finally:
+                with contextlib.suppress(OSError):  # the terminal is gone: what the run does at its end must be done
+                    live.stop()
             return
         stop = threading.Event()
 
@@ -88,7 +96,7 @@ class Display:
         quiet or not, that name is said. Our own lines still reach the terminal."""
         terminal, old_file = [os.dup(1), os.dup(2)], self._console.file
         _flush()
-        self._console.file = os.fdopen(os.dup(2), "w", buffering=1)
+        self._console.file = os.fdopen(os.dup(2), "w", 1, sys.stderr.encoding, "backslashreplace")
         with tempfile.TemporaryFile("w+b") as log, _said(self):
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -99,13 +107,14 @@ class Display:
             except Exception:
                 _flush()
                 if name := _kept(log):
-                    Console(file=self._console.file, highlight=False).print(
-                        f"what the engine wrote is in {name}", soft_wrap=True
-                    )
+                    with contextlib.suppress(OSError):
+                        said = PlainConsole(file=self._console.file)
+                        said.print(f"what the engine wrote is in {name}", soft_wrap=True)
                 raise
             finally:
                 _flush()
-                self._console.file.close()
+                with contextlib.suppress(OSError):
+                    self._console.file.close()
                 self._console.file = old_file
                 for number, descriptor in enumerate(terminal, 1):
                     os.dup2(descriptor, number)
@@ -149,8 +158,9 @@ def _kept(log: IO[bytes]) -> str | None:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
 
 
 def line(snapshot: Snapshot) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,14 +23,15 @@ from actors.checks import goldens
 from actors.checks.published import Published
 from actors.device.auto import resolve_dtype
 from actors.doctor import inspection
-from actors.spec import ModelError, ModelSpec
+from actors.spec import ModelSpec
 from actors.tokenizer.qwen_ids import DOCUMENTS, QUERIES
 from actors.weights.locate import locate
 from actors.weights.modules import read_json
 from pipelines.cli import terminal
+from pipelines.cli.command import run_as_process
 from pipelines.cli.display import Display
+from pipelines.cli.streams import PlainConsole
 from pipelines.config import StorageConfig
-from pipelines.errors import VectormillError
 from pipelines.job_file import parse_job
 from pipelines.run.job import embed
 from pipelines.search.query import Query
@@ -136,34 +136,30 @@ def _show_goldens(console: Console, known: Published | None, results: Sequence[g
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; gives the exit code: 1 if a published number is missed, or the models cannot be run."""
+    """The command; gives the exit code: 1 if a published number is missed. Raises VectormillError, ModelError."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.cli.examples", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--weights", default="bundled", help="an embedder: folder, hub id or bundled")
     parser.add_argument("--rerank", metavar="WEIGHTS", help="a Qwen3-Reranker: folder or hub id")
     asked = parser.parse_args(arguments)
-    console, s3 = Console(highlight=False), StorageConfig().for_weights()
+    console, s3 = PlainConsole(), StorageConfig().for_weights()
     spec = ModelSpec(asked.weights, s3=s3)
     judge = ModelSpec(asked.rerank, s3=s3) if asked.rerank else None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            searcher = Searcher(make_table(Path(folder), spec), judge)
-            _show(console, searcher)
-            known = published(spec, "embed")
-            results = compare_cosines(searcher, known) if known else []
-            _show_goldens(console, known, results, "to embed")
-            if judge is not None:
-                known = published(judge, "rerank")
-                got = goldens.logits_or_scores(searcher.reranker, known.goldens) if known else []
-                more = goldens.judge(known.goldens, got, resolve_dtype(judge)) if known else []
-                _show_goldens(console, known, more, "to rerank")
-                results += more
-    except (VectormillError, ModelError) as bad:
-        print(f"examples: {bad}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        searcher = Searcher(make_table(Path(folder), spec), judge)
+        _show(console, searcher)
+        known = published(spec, "embed")
+        results = compare_cosines(searcher, known) if known else []
+        _show_goldens(console, known, results, "to embed")
+        if judge is not None:
+            known = published(judge, "rerank")
+            got = goldens.logits_or_scores(searcher.reranker, known.goldens) if known else []
+            more = goldens.judge(known.goldens, got, resolve_dtype(judge)) if known else []
+            _show_goldens(console, known, more, "to rerank")
+            results += more
     return int(any(result.ok is False for result in results))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_process(main)

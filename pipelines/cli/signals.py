@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: a run stops at once and in order, and the process's exit code says why it ended."""
+"""Ctrl-C, SIGTERM and SIGHUP: a run stops at once and in order, and the process's exit code says why it ended."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -27,16 +28,24 @@ on_signal = StopSignals()
 
 
 def listen() -> None:
-    """From here on the two signals raise Stopped."""
+    """From here on the three signals raise Stopped; but for a SIGHUP that whoever began this process ignores: nohup
+    does, so that it outlives its terminal."""
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, on_signal)
 
 
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, also while a thread of the engine is at work. Python's own end would unwind
-    that thread inside Lance, which aborts the process: exit code -6 in place of "stopped" or "superseded"."""
+    that thread inside Lance, which aborts the process: exit code -6 in place of "stopped" or "superseded". Nor may
+    Python flush a stdout that takes nothing, which would end in 120."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     if any(thread.daemon for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.exit(code)
+    os._exit(code)

@@ -20,7 +20,14 @@ from pipelines.corpus.formats.registry import FORMATS, format_of
 from pipelines.corpus.listing import Place, choose, find, resolve
 from pipelines.corpus.reading import Wanted, by_unit
 from pipelines.corpus.shard_file import ShardFile
-from pipelines.errors import CorpusError, CredentialsRefused, StorageError, StoreUnavailable, VectormillError
+from pipelines.errors import (
+    CorpusChanged,
+    CorpusError,
+    CredentialsRefused,
+    StorageError,
+    StoreUnavailable,
+    VectormillError,
+)
 from pipelines.storage.files import head
 from pipelines.storage.places import is_s3, local_path
 from pipelines.storage.retry import with_backoff
@@ -104,7 +111,7 @@ class Corpus:
         if self.is_lance or (now := head(file.uri, file.storage)) == (file.size, file.stamp):
             return
         happened = "was removed" if now is None else "changed"
-        raise CorpusError(f"{file.path} {happened} while the run was going on; run the command again")
+        raise CorpusChanged(f"{file.path} {happened} while the run was going on; run the command again")
 
     def _settled(self) -> Place:
         if self._place is None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from actors.spec import ReplicaBroken
 from pipelines.engine.stage import Failed, Item, Parcel, Reader, Result, Stage, StageFunction, call
-from pipelines.errors import VectormillError
+from pipelines.errors import EngineError
 from pipelines.units import Span
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class InlineExecutor:
                 assert not isinstance(item, Parcel), "the last stage writes"
                 yield item
         except ReplicaBroken as bad:
-            raise VectormillError(
+            raise EngineError(
                 f"{bad}. This process cannot go on. What is committed stays; the same command goes on from there. "
                 "run.engine ray replaces such a process, and records a row that breaks it each time with a reason."
             ) from bad
@@ -69,7 +69,7 @@ def _call(stage: Stage, function: StageFunction, items: list[Item]) -> list[Item
     done = call(stage, function, items)
     for item in done:
         if isinstance(item, Failed) and item.hung:
-            raise VectormillError(
+            raise EngineError(
                 f"{', '.join(map(str, item.bundle))}: {item.why}. This process cannot go on. What is committed stays; "
                 "the same command goes on from there. run.engine ray replaces such a process, and records a row that "
                 "hangs it each time with a reason."

@@ -30,13 +30,14 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
+from actors.spec import ModelError
 from pipelines.config import ReplicaRange
 from pipelines.engine.stage import Parcel, Reader, Result, Stage
 from pipelines.engine.ticks import with_ticks
 from pipelines.engine.watch import ReplicasGone, Watch, answers, must_answer
 from pipelines.engine.wire import decode, span_to_json
 from pipelines.engine.workers import Replica, read_task, stage_task
-from pipelines.errors import ConfigError, VectormillError
+from pipelines.errors import ConfigError, EngineError, VectormillError
 from pipelines.units import Span, left_of
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class RayExecutor:
         self._connect()
 
     def _connect(self) -> None:
-        """Begin a job on the cluster. Raises VectormillError."""
+        """Begin a job on the cluster. Raises EngineError."""
         log_level = logging.ERROR
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if self._address is not None and self._address != "auto":
@@ -103,7 +104,7 @@ class RayExecutor:
         except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
             own = "is there enough shared memory, or is the machine too busy? The same command may do in a minute"
             hint = own if self._own else "run.address: null starts Ray on this machine"
-            raise VectormillError(f"cannot start or reach Ray (run.address: {self._address}): {bad}; {hint}") from bad
+            raise EngineError(f"cannot start or reach Ray (run.address: {self._address}): {bad}; {hint}") from bad
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit
         logging.getLogger("ray").setLevel(log_level)
@@ -117,7 +118,7 @@ class RayExecutor:
             ray.shutdown()
             try:
                 self._connect()
-            except VectormillError:
+            except EngineError:
                 self._head_is_lost()
 
     @property
@@ -161,7 +162,7 @@ class RayExecutor:
             try:
                 yield ray.get(done[0])
             except ray.exceptions.RayTaskError as bad:
-                raise (bad.cause if isinstance(bad.cause, VectormillError) else bad) from None
+                raise (bad.cause if isinstance(bad.cause, (VectormillError, ModelError)) else bad) from None
 
     def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
         missing = {unit.id for span in spans for bundle in span for unit in bundle}
@@ -217,7 +218,7 @@ class RayExecutor:
         except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as bad:
             if not answers(self._head):
                 self._head_is_lost()
-            raise VectormillError(
+            raise EngineError(
                 f"the engine failed: {type(bad).__name__}: {str(bad).strip().splitlines()[0]}. What is committed "
                 "stays; the same command goes on from there."
             ) from bad
@@ -231,7 +232,7 @@ class RayExecutor:
     def _head_is_lost(self) -> NoReturn:
         self._head_lost = True
         what = "Ray on this machine" if self._own else f"the cluster's head node at {self._head}"
-        raise VectormillError(
+        raise EngineError(
             f"{what} does not answer any more. What is committed stays; the same command goes on from there"
             f"{'' if self._own else ', on a cluster that is up (run.address)'}."
         )

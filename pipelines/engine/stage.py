@@ -79,7 +79,7 @@ class Parcel:
         tally = self.tally + Tally(seconds={stage: time.perf_counter() - started})
         return replace(self, rows=rows, tally=tally if counted is None else tally + counted)
 
-    def failed(self, why: str, fatal: bool = False, hung: bool = False) -> Failed:
+    def failed(self, why: str, fatal: type[Exception] | None = None, hung: bool = False) -> Failed:
         return Failed(self.bundle, why, fatal, hung)
 
 
@@ -87,12 +87,12 @@ class Parcel:
 class Failed:
     """Units that went no further, and why.
 
-    fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops.
+    fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops, with this error.
     hung: a stage did not come to an end with them, and one of their rows may be to blame."""
 
     bundle: Bundle
     why: str
-    fatal: bool = False
+    fatal: type[Exception] | None = None
     hung: bool = False
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.errors import ConfigError, VectormillError
+from pipelines.errors import ConfigError, EngineError
 
 PATIENCE_SECONDS = 60.0  # of silence after a node was lost, or three times the longest silence before
 NO_ROOM_SECONDS = 3600.0  # to wait for a node that can hold a replica
@@ -55,7 +55,7 @@ class Watch:
         self._last = now
 
     def on_execution_step(self, executor: object) -> None:
-        """Raises ReplicasGone or VectormillError when what is left cannot come."""
+        """Raises ReplicasGone or EngineError when what is left cannot come."""
         now = time.monotonic()
         if not self._replicas or now - self._looked < self._look_seconds:
             return
@@ -66,7 +66,7 @@ class Watch:
             if silent > max(PATIENCE_SECONDS, 3 * (self._longest or 0.0)):
                 raise ReplicasGone
         elif not room and silent > NO_ROOM_SECONDS:
-            raise VectormillError(
+            raise EngineError(
                 f"for {silent / 60:.0f} minutes no node of the cluster could hold a replica. What is committed stays; "
                 "run the same command when there are nodes (`ray status` shows them)."
             )

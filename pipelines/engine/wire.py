@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.spec import ModelError
 from pipelines.engine.stage import Failed, Item, Parcel, Receipt, Tally
+from pipelines.errors import VectormillError
 from pipelines.units import Bundle, Span, Unit
 
 SCHEMA = pa.schema(
@@ -51,7 +53,7 @@ def _head(item: Item) -> dict[str, Any]:
     head: dict[str, Any] = {"bundle": _bundle_to_json(item.bundle)}
     match item:
         case Failed():
-            return head | {"why": item.why, "fatal": item.fatal, "hung": item.hung}
+            return head | {"why": item.why, "fatal": item.fatal and item.fatal.__name__, "hung": item.hung}
         case Receipt():
             return head | {"fragments": list(item.fragments), "tally": _tally_to_json(item.tally)}
     return head | {"tally": _tally_to_json(item.tally)}
@@ -63,12 +65,22 @@ def decode(batch: pa.Table) -> list[Item]:
         head = json.loads(text.as_py())
         bundle = _bundle_from_json(head["bundle"])
         if "why" in head:
-            items.append(Failed(bundle, head["why"], head["fatal"], head["hung"]))
+            items.append(Failed(bundle, head["why"], _error_named(head["fatal"]), head["hung"]))
         elif "fragments" in head:
             items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
         else:
             items.append(Parcel(bundle, _from_ipc(rows), _tally_from_json(head["tally"]), _from_ipc(carried)))
     return items
+
+
+def _error_named(name: str | None) -> type[Exception] | None:
+    """By its name, in the trees of what a run can say."""
+    kinds: list[type[Exception]] = [VectormillError, ModelError]
+    for kind in kinds:
+        if kind.__name__ == name:
+            return kind
+        kinds += kind.__subclasses__()
+    return VectormillError if name else None
 
 
 def _tally_to_json(tally: Tally) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipelines.config import JobConfig
 from pipelines.engine.open import open_executor
 from pipelines.errors import TableError
 from pipelines.progress import Progress
-from pipelines.table.compaction import clean_up, compact
+from pipelines.table.compaction import check_files, clean_up, compact
 from pipelines.table.files import TableAddress, reading
 from pipelines.table.index import columns, segments
 from pipelines.table.index.columns import column_to_index, fit_columns
@@ -70,9 +70,12 @@ def _optimize(address: TableAddress, progress: Progress, wanted: IndexWanted, jo
 
     index = Fitted("none", "the table holds no vectors")
     if COLUMN in table.schema.names:
+        segments.keep_one(address)
         index = VectorIndex(address, wanted, columns.INDEX_FROM_ROWS, build, progress).fit()
+        segments.keep_one(address)
     progress.say("removing versions older than an hour, and unreferenced files older than 7 days")
     cleaned = clean_up(address)
+    check_files(address)
     table = open_table(address)
     return Optimized(
         table=address.location,

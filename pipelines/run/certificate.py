@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, Incomplete, VectormillError
 from pipelines.run.prepare import Prepared
 from pipelines.table import contents
 from pipelines.table.digests import as_text
@@ -78,6 +78,18 @@ class Certificate:
     @property
     def adds_up(self) -> bool:
         return not (self.missing_rows or self.overlapping_rows or self.incomplete_rows or self.failures)
+
+    @property
+    def wrong(self) -> VectormillError | None:
+        """What does not add up; None if all does. Incomplete where the same command would not mend it: another program
+        added rows, or deleted passages of some."""
+        if self.adds_up:
+            return None
+        counted = {"missing": self.missing_rows, "there twice": self.overlapping_rows, "torn": self.incomplete_rows}
+        found = [f"{rows:,} rows are {what}" for what, rows in counted.items() if rows]
+        found += [f"{len(self.failures):,} failures, the first: {self.failures[0]}"] if self.failures else []
+        kind = Incomplete if self.missing_rows < 0 or self.overlapping_rows or self.incomplete_rows else VectormillError
+        return kind(f"the sums do not add up: {', '.join(found)}")
 
     def to_dict(self) -> dict[str, Any]:
         """The document, its keys sorted."""

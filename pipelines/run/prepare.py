@@ -178,7 +178,7 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
 
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:
     if differences := table.metadata.differences(metadata):
-        raise FingerprintMismatch(table.address.location, differences, task.words.space, task.words.remedy)
+        raise FingerprintMismatch.between(table.address.location, differences, task.words.space, task.words.remedy)
     lines = list(_other_columns(table, schema))
     if lines:
         raise TableError(

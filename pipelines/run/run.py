@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from actors.spec import ModelError
 from pipelines import __version__
 from pipelines.engine.stage import Executor
 from pipelines.errors import VectormillError
@@ -119,9 +120,9 @@ class Run:
         with self.progress.running():
             try:
                 waves.work_off(bundles(pending(prepared.shards, self.state.done, rows_per_unit), rows_per_unit))
-            except (KeyboardInterrupt, VectormillError) as stop:
+            except (KeyboardInterrupt, VectormillError, ModelError) as stop:
                 waves.commit()  # what is written need not be done again
-                if isinstance(stop, VectormillError):
+                if not isinstance(stop, KeyboardInterrupt):
                     fence.check_not_superseded()  # a newer run removes files that this one is writing: its orphans
                 raise
 

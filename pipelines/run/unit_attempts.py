@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from pipelines.engine.stage import Failed
-from pipelines.errors import VectormillError
+from pipelines.errors import EngineError, VectormillError
 from pipelines.units import Bundle, Unit, split
 
 ATTEMPTS = 2
@@ -32,7 +32,7 @@ class UnitAttempts:
         """The units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
         one too many."""
         if failed.fatal:
-            raise VectormillError(failed.why)
+            raise failed.fatal(failed.why)
         if failed.hung:  # `after_loss` goes on with them
             self._hung += failed.bundle
             for unit in failed.bundle:
@@ -61,7 +61,7 @@ class UnitAttempts:
         hung, self._hung = self._hung, []
         ids = {unit.id for unit in [*lost, *hung]}
         if sum(any(unit.id in ids for unit in bundle) for bundle in ran) > MOST_LOST_BUNDLES:
-            raise VectormillError(
+            raise EngineError(
                 f"the engine lost {len(lost):,} units without a word and {len(hung):,} hung, more than single rows "
                 "that kill or hang their process would explain; look at memory and at the engine's output. What is "
                 "committed stays."

@@ -140,21 +140,10 @@ def _pinned(request: BulkSearch, known: LanceTable | None) -> Searched:
     table = open_table(address, "embed")
     if table.count_rows() == 0:
         raise TableError(f"{address.location} is empty; run `vectormill embed` first")
-    _check_filter(table, request.query.where)
+    if request.query.where:  # before a replica is paid for
+        table.check_filter(request.query.where)
     # Without a transaction, which may be cleaned up, version and fingerprint must do.
     return Searched(replace(address, version=table.version), table.metadata, table.schema, table.transaction())
-
-
-def _check_filter(table: LanceTable, where: str | None) -> None:
-    """Raises ConfigError for a filter that does not parse, before a replica is paid for."""
-    if not where:
-        return
-    try:
-        table.check_filter(where)
-    except TableError as bad:
-        raise ConfigError(
-            f"--where {where!r} is no filter over this table: {bad}\nthe columns are {', '.join(table.schema.names)}"
-        ) from bad
 
 
 def _same_queries(prepared: Prepared, request: BulkSearch) -> None:
@@ -192,8 +181,9 @@ def _in_order(table: LanceTable) -> Iterator[pa.Table]:
     Raises TableError for records that are not what was written."""
     results = SearchTask.results.columns
     with reading(table.address):
-        for _, _, fragment, start, stop in sorted(_runs(table)):
-            records = table.fragment_records(fragment, start=start, stop=stop).combine_chunks()
+        for runs in _units(table):
+            parts = [table.fragment_records(fragment, start=start, stop=stop) for fragment, start, stop in runs]
+            records = pa.concat_tables(parts).sort_by([("_row", "ascending"), ("_chunk", "ascending")]).combine_chunks()
             for batch in records.to_batches():
                 if not (record_digests(batch, id_digests(batch), results) == batch["_digest"].to_numpy()).all():
                     raise TableError(
@@ -202,14 +192,19 @@ def _in_order(table: LanceTable) -> Iterator[pa.Table]:
             yield records
 
 
-def _runs(table: LanceTable) -> Iterator[tuple[int, int, int, int, int]]:
-    """(shard, first row, fragment, where its records begin there, where they end) of each unit."""
+def _units(table: LanceTable) -> list[list[tuple[int, int, int]]]:
+    """Of each unit, in the order of the queries: (fragment, where its records begin there, where they end). One place,
+    as it was written; but a record that its owner changes moves to another fragment."""
+    found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    first: dict[tuple[int, int], int] = {}
     for fragment in table.fragments():
         records = table.fragment_records(fragment.id, ["_shard", "_row", "_unit"])
         edges = [0, *(np.flatnonzero(np.diff(records["_unit"].to_numpy())) + 1).tolist(), len(records)]
-        for start, stop in pairwise(edges):
-            first = records.slice(start, 1).to_pylist()[0]
-            yield first["_shard"], first["_row"], fragment.id, start, stop
+        for start, stop in pairwise(edges) if len(records) else ():
+            shard, row, unit = records.slice(start, 1).to_pylist()[0].values()
+            found.setdefault((shard, unit), []).append((fragment.id, start, stop))
+            first[shard, unit] = min(row, first.get((shard, unit), row))
+    return [found[key] for key in sorted(found, key=lambda key: (key[0], first[key]))]
 
 
 def _shown(records: pa.Table, table: LanceTable) -> pa.Table:

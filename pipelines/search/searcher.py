@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.spec import ModelSpec
-from pipelines.errors import ConfigError, TableError, VectormillError
+from pipelines.errors import ConfigError, TableError
 from pipelines.search.passages import Passages
 from pipelines.search.query import Hit, Mode, Query
 from pipelines.search.query_model import query_embedder
@@ -70,7 +70,7 @@ class Searcher:
         ModelError if an instruction is given and no model takes one."""
         query = query or Query()
         if not text.strip():
-            raise VectormillError("the query is empty; give a text to search for")
+            raise ConfigError("the query is empty; give a text to search for")
         depth = query.depth(self.reranker is not None)
         if query.mode == "text":
             if query.instruction is not None and self.reranker is None:
@@ -94,7 +94,7 @@ class Searcher:
 
         `instruction` is put in place of the table's own (see `TextTokenizer.encode_queries`)."""
         if self._embedder is None:
-            raise VectormillError("this Searcher was made without an embedder; make it with embeds=True")
+            raise ConfigError("this Searcher was made without an embedder; make it with embeds=True")
         if instruction is None:
             instruction = self.metadata.model["query_instruction"]
         return self._embedder.embed_queries(texts, instruction)
@@ -112,7 +112,7 @@ class Searcher:
         `instruction` is what to judge by; None is the table's own or, if it has none, the reranker's.
         Raises VectormillError if there is no reranker, or a hit has no text."""
         if self.reranker is None:
-            raise VectormillError("there is no reranker; make the Searcher with one, or give --rerank WEIGHTS")
+            raise ConfigError("there is no reranker; make the Searcher with one, or give --rerank WEIGHTS")
         texts = []
         for hit in hits:
             if hit.text is None:

@@ -144,7 +144,7 @@ def searching(task: SearchTask, reranker: ModelSpec | None) -> StageFunction:
                         done = replace(done, tally=done.tally + Tally(records=len(done.rows)))
                     yield done
             except VectormillError as bad:
-                yield parcel.failed(str(bad), fatal=True)
+                yield parcel.failed(str(bad), fatal=type(bad))
 
     return search
 

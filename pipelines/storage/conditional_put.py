@@ -7,7 +7,7 @@ import secrets
 from typing import Any
 
 from pipelines.config import StorageConfig
-from pipelines.errors import StorageError
+from pipelines.errors import StorageError, StorageRefused
 from pipelines.storage.clients import call_s3
 from pipelines.storage.faults import translate
 from pipelines.storage.files import remove_file, write_bytes
@@ -30,7 +30,7 @@ def check_conditional_put(uri: str, storage: StorageConfig) -> None:
     with contextlib.suppress(StorageError):  # an empty object stays, and says what it is
         remove_file(probe, storage)
     if not refused:
-        raise StorageError(_UNFIT.format(uri=uri))
+        raise StorageRefused(_UNFIT.format(uri=uri))
 
 
 _UNFIT = (
@@ -48,7 +48,7 @@ def _is_refused(uri: str, place: dict[str, Any], storage: StorageConfig) -> bool
             if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
                 return True
             if "NotImplemented" in f"{bad!r} {bad.__cause__!r}":
-                raise StorageError(_UNFIT.format(uri=uri)) from bad
+                raise StorageRefused(_UNFIT.format(uri=uri)) from bad
             raise translate(bad, uri) from bad
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipelines.errors import StorageError
+from pipelines.errors import ConfigError
 
 
 def is_s3(uri: str) -> bool:
@@ -12,16 +12,16 @@ def is_s3(uri: str) -> bool:
 
 
 def local_path(uri: str) -> str:
-    """The absolute path of a local uri (`~` and `file://` are understood). StorageError for other schemes."""
+    """The absolute path of a local uri (`~` and `file://` are understood). ConfigError for other schemes."""
     path = uri.removeprefix("file://")
     if "://" in path:
-        raise StorageError(f"{uri}: only local paths and s3:// are supported")
+        raise ConfigError(f"{uri}: only local paths and s3:// are supported")
     return os.path.abspath(os.path.expanduser(path))
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """(bucket, key) of an s3 uri, the key without a slash at its ends. StorageError without a bucket."""
+    """(bucket, key) of an s3 uri, the key without a slash at its ends. ConfigError without a bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
-        raise StorageError(f"{uri} names no bucket; write it as s3://bucket/prefix")
+        raise ConfigError(f"{uri} names no bucket; write it as s3://bucket/prefix")
     return bucket, key.strip("/")

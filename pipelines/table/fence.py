@@ -25,11 +25,11 @@ import lance
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pipelines.errors import StoreUnavailable, Superseded, TableError
+from pipelines.errors import StorageError, StoreUnavailable, Superseded, TableChanged, TableError
 from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.files import RUN_PROPERTY, Handle, commit_of, reading
-from pipelines.table.identity import Identity, check, check_landed
+from pipelines.table.identity import Identity, check, check_landed, commit_if_there
 
 FENCE_ID = 2**31 - 1
 ENDS_A_RUN = {"Restore": "restored an older version of", "Overwrite": "overwrote"}
@@ -70,11 +70,11 @@ class Fence:
             except CommitConflictError:
                 conflicts += 1
                 time.sleep(random.uniform(0, min(0.02 * 2**conflicts, 1)))  # several that start together take turns
-            except OSError as bad:
+            except STORE_ERRORS as bad:
                 backoff.failed(bad)
             # An older run committed first; its units will be in the done-set. Or a lost answer: then once more.
             handle.dataset = with_backoff("opening the table", address.location, address.open)
-        raise TableError(f"{address.location}: other runs keep committing; stop them and run again")
+        raise TableChanged(f"{address.location}: other runs keep committing; stop them and run again")
 
     def commit(self, fragments: Iterable[str], properties: Mapping[str, str]) -> None:
         """Make fragments (JSON from `write_rows`) visible, all or none.
@@ -90,7 +90,7 @@ class Fence:
 
     def check_not_superseded(self) -> None:
         """Raises Superseded if a newer run has taken over; says nothing when the store cannot be asked."""
-        with contextlib.suppress(*STORE_ERRORS):
+        with contextlib.suppress(*STORE_ERRORS, StorageError, TableError):
             self._landed_since(self.handle.dataset.version, set())
 
     def delete_shards(self, shards: Sequence[int], properties: Mapping[str, str]) -> int:
@@ -120,12 +120,12 @@ class Fence:
         newest = check(self.handle, self._identity)
         if self._landed is not None:
             version, transaction = self._landed
-            with contextlib.suppress(ValueError, *STORE_ERRORS):  # cleaned up since
-                if commit_of(newest, version).uuid not in (None, transaction):
-                    raise Superseded(
-                        f"{self._location}: version {version}, which this run made, is another one now: somebody put a "
-                        "copy in the table's place. This run has stopped; the same command goes on from there."
-                    )
+            last = commit_if_there(self.handle.address, newest, version)
+            if last is not None and last.uuid not in (None, transaction):
+                raise Superseded(
+                    f"{self._location}: version {version}, which this run made, is another one now: somebody put a "
+                    "copy in the table's place. This run has stopped; the same command goes on from there."
+                )
 
     def _commit(self, transaction: lance.Transaction) -> None:
         self.handle.dataset = lance.LanceDataset.commit(self.handle.dataset, transaction)
@@ -158,7 +158,7 @@ class Fence:
                 raise translate(failure, self._location) from failure
             time.sleep(min(0.1 * 2**conflicts, 5))
 
-    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], backoff: Backoff) -> OSError | None:
+    def _attempt(self, make: Callable[[], lance.Transaction], tried: set[str], backoff: Backoff) -> Exception | None:
         """Commit until it is in, or fails for another reason than a store that is unavailable: that is returned."""
         while True:
             version = self.handle.dataset.version
@@ -168,7 +168,7 @@ class Fence:
                 tried.add(transaction.uuid)
                 self._commit(transaction)
                 return None
-            except OSError as bad:  # CommitConflictError is one
+            except STORE_ERRORS as bad:  # CommitConflictError is one
                 failure = bad
             try:
                 if self._landed_since(version, tried):
@@ -187,15 +187,12 @@ class Fence:
         latest = self.handle.address.open()
         landed = None
         for number in range(version + 1, latest.version + 1):
-            try:
-                commit = commit_of(latest, number)
-            except STORE_ERRORS as bad:
-                if isinstance(translate(bad, self._location), StoreUnavailable):
-                    raise
-                raise Superseded(
+            commit = commit_if_there(self.handle.address, latest, number)
+            if commit is None:
+                raise TableChanged(
                     f"{self._location}: version {number} was removed while this run waited, so it cannot tell "
                     "whether a newer run took over. Stopped; run the same command again."
-                ) from bad
+                )
             if commit.uuid in tried:
                 landed = number
             elif commit.properties.get(RUN_PROPERTY, self.run) != self.run:

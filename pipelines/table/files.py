@@ -16,15 +16,19 @@ from lance.file import LanceFileWriter
 from lance.fragment import DataFile, FragmentMetadata
 
 from pipelines.config import StorageConfig
-from pipelines.errors import ConfigError, TableError
+from pipelines.errors import ConfigError, StoreUnavailable, TableChanged, TableError, VectormillError
 from pipelines.storage.clients import lance_options
 from pipelines.storage.faults import STORE_ERRORS, translate
+from pipelines.storage.files import head
 from pipelines.storage.places import is_s3, local_path
 
 RUN_PROPERTY = "vectormill.run"  # of a commit: whose it is
 FILE_PREFIX = "vectormill-"  # of the names of data files that runs write
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower
+FROM_A_COPY = (
+    "Put it back from a copy, or restore a version before it (docs/operations.md, Backups); all other rows are whole"
+)
 CACHE_BYTES = 64 << 20  # lance's default session grows by 1 GB in 3,000 commits
 
 
@@ -120,14 +124,44 @@ def reading(address: TableAddress) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as bad:
-        found = re.search(r"/data/([\w-]+\.lance)\b", str(bad)) if "not found" in str(bad).lower() else None
-        if found or re.search(r"corrupt|failed to fill whole buffer|out of bounds|Flat buffer has", str(bad)):
-            what = f"the data file {found[1]} is gone" if found else "a data file is damaged"
-            raise TableError(
-                f"{address.location}: {what}, so the table cannot be read. Put it back from a copy, or delete the "
-                "table and run `vectormill embed` again."
-            ) from bad
-        raise translate(bad, address.location) from bad
+        raise unreadable(bad, address) from bad
+
+
+def unreadable(error: BaseException, address: TableAddress) -> VectormillError:
+    """What it means that Lance could not read. Whether a file is gone for good is asked of the newest version and of
+    the store: a table that is whole must not be taken for a damaged one."""
+    said = str(error)
+    found = re.search(r"/data/([\w-]+\.lance)\b", said) if "not found" in said.lower() else None
+    if found:
+        return _without_file(found[1], error, address)
+    if re.search(r"corrupt|failed to fill whole buffer|out of bounds|buffer has \d+ bytes, expected", said):
+        return TableError(
+            f"{address.location}: a data file is damaged, or what came of it was cut short. If the same command says "
+            f"so again: {FROM_A_COPY}"
+        )
+    return translate(error, address.location)
+
+
+def _without_file(name: str, error: BaseException, address: TableAddress) -> VectormillError:
+    try:
+        newest = TableAddress(address.location, address.storage).open()
+        named = any(file.path == name for one in newest.get_fragments() for file in one.metadata.files)
+        there = head(f"{address.location}/data/{name}", address.storage) is not None
+    except (*STORE_ERRORS, VectormillError):
+        return translate(error, address.location)
+    if not named:
+        return TableChanged(
+            f"{address.location}: the version that was read is gone, with its files ({name} among them): somebody "
+            "compacted the table and cleaned up meanwhile. The table is whole; run the same command again"
+        )
+    if there:
+        return StoreUnavailable(
+            f"{address.location}: the data file {name} is there, and the store said that it is not; run the same "
+            "command again",
+            "a file that is there was not found",
+        )
+    said = f"{address.location}: the data file {name} is gone, which its newest version needs. {FROM_A_COPY}"
+    return TableError(said)
 
 
 @dataclass(frozen=True)

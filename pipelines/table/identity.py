@@ -19,10 +19,11 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from pipelines.errors import Superseded, TableError
+from pipelines.errors import StoreUnavailable, Superseded, TableChanged, TableError
+from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.files import entries, remove_file
 from pipelines.storage.retry import with_backoff
-from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of
+from pipelines.table.files import RUN_PROPERTY, Commit, Handle, TableAddress, commit_of
 from pipelines.table.schema import METADATA_KEY, result_of
 
 DROPPED = "the table was dropped while this run went on. What was in it is gone; the same command makes it anew."
@@ -142,19 +143,23 @@ def check_history(address: TableAddress, newest: lance.LanceDataset) -> None:
 def heal(address: TableAddress) -> list[int]:
     """Take back what runs committed on top of a table that was another one, newest first; returns those versions.
 
-    Raises TableError for a version of a run over another table's, on which somebody else has built."""
+    Raises TableChanged for a version of a run over another table's, on which somebody else has built, StorageError."""
     gone: list[int] = []
+    with_backoff("looking at the newest versions", address.location, lambda: _heal(address, gone), first_contact=True)
+    return gone
+
+
+def _heal(address: TableAddress, gone: list[int]) -> None:
     while versions(address):
         newest = with_backoff("looking at the table", address.location, address.open)
         below = _below(address, newest.version)
         if below is None or (mine := Identity.of(newest)).table == Identity.of(below).table or not mine.table:
-            return gone
+            return
         if RUN_PROPERTY not in commit_of(newest, newest.version).properties:
-            return gone
+            return
         if not _take_back(address, newest.version):
-            raise TableError(f"{address.location}: somebody is writing to it; run the same command again")
+            raise TableChanged(f"{address.location}: somebody is writing to it; run the same command again")
         gone.append(newest.version)
-    return gone
 
 
 def _below(address: TableAddress, version: int) -> lance.LanceDataset | None:
@@ -176,6 +181,20 @@ def _take_back(address: TableAddress, version: int) -> bool:
         return False
     remove_file(f"{address.location}/_versions/{found[version]}", address.storage)
     return True
+
+
+def commit_if_there(address: TableAddress, dataset: lance.LanceDataset, version: int) -> Commit | None:
+    """What made a version; None if that is gone. A store that does not let it be read says nothing of the kind: raises
+    what Lance raised where another attempt may help, StorageError otherwise."""
+    try:
+        return commit_of(dataset, version)
+    except STORE_ERRORS as bad:
+        failure = translate(bad, address.location)
+        if isinstance(failure, StoreUnavailable):
+            raise
+        if version in versions(address):
+            raise failure from bad
+        return None
 
 
 def versions(address: TableAddress) -> dict[int, str]:

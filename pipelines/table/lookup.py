@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 from lance.query import MatchQuery, MultiMatchQuery
 
-from pipelines.errors import TableError, VectormillError
+from pipelines.errors import TableError
+from pipelines.table.files import unreadable
 from pipelines.table.index.records import COLUMN, rows_outside, tuning_of
-from pipelines.table.table import LanceTable, without_rust
+from pipelines.table.table import LanceTable
 
 REFINE_FACTOR = 10  # with an index that nobody tuned: sort this many times `limit` candidates by the stored vectors
 Record = dict[str, Any]
@@ -35,7 +36,9 @@ class Lookup:
 
     def nearest(self, vector: np.ndarray, limit: int, where: str | None, exact: bool) -> list[Record]:
         """The `limit` records whose vectors have the largest cosine to `vector`, float32 [D], each with it under
-        `_similarity`; those without a vector are never found. Raises VectormillError."""
+        `_similarity`; those without a vector are never found.
+
+        Raises ConfigError for a filter that is none, TableError, StorageError."""
         nearest: dict[str, Any] = {
             "column": COLUMN,
             "q": vector,
@@ -57,7 +60,7 @@ class Lookup:
 
     def matching(self, text: str, limit: int, where: str | None) -> list[Record]:
         """Records that have words of the text, best first, each with its BM25 score under `_score`. Raises TableError
-        for a table without a full-text index, VectormillError."""
+        for a table without a full-text index, ConfigError for a filter that is none, StorageError."""
         columns = [index.field_names[0] for index in self._indexes if index.index_type == "Inverted"]
         if not columns:
             raise TableError(
@@ -95,10 +98,9 @@ class Lookup:
             found: list[Record] = scanner.to_table().to_pylist()
             return found
         except (ValueError, RuntimeError, OSError, pa.ArrowException) as bad:
-            message = f"the search failed: {without_rust(bad)}"
             if where:
-                message += f"\n--where was {where!r}; the columns are {', '.join(self._dataset.schema.names)}"
-            raise VectormillError(message) from bad
+                self._table.check_filter(where)
+            raise unreadable(bad, self._table.address) from bad
 
 
 def _best_first(records: Sequence[Record], score: str) -> list[Record]:

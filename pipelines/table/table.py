@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import lance
 import pyarrow as pa
 
-from pipelines.errors import TableError
+from pipelines.errors import ConfigError, TableError
 from pipelines.storage.faults import STORE_ERRORS
 from pipelines.storage.files import entries
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.fence import Fence
-from pipelines.table.files import RUN_PROPERTY, Handle, TableAddress, commit_of, reading
-from pipelines.table.identity import versions
+from pipelines.table.files import RUN_PROPERTY, Commit, Handle, TableAddress, reading
+from pipelines.table.identity import commit_if_there, versions
 from pipelines.table.index.records import IndexState, state_of
 from pipelines.table.schema import TableMetadata
 
@@ -169,11 +169,14 @@ class LanceTable:
             yield from self._dataset.sql(query).build().to_stream_reader()
 
     def check_filter(self, where: str) -> None:
-        """Raises TableError for a filter that does not parse, or names a column that is not there."""
+        """Raises ConfigError for a filter that does not parse, or names a column that is not there."""
         try:
             self._dataset.scanner(columns=["id"], filter=where, limit=1).explain_plan()
-        except (ValueError, OSError, pa.ArrowException) as bad:
-            raise TableError(without_rust(bad)) from bad
+        except (ValueError, pa.ArrowException) as bad:
+            raise ConfigError(
+                f"--where {where!r} is no filter over this table: {_without_rust(bad)}\nthe columns are "
+                f"{', '.join(self.schema.names)}"
+            ) from bad
 
     # ------------------------------------------------------------------ fragments and versions
 
@@ -201,21 +204,25 @@ class LanceTable:
         return len(versions(self.address))
 
     def transaction(self) -> str | None:
-        """The id of the transaction that made this version; None if it was cleaned up."""
-        try:
-            return commit_of(self._dataset, self.version).uuid
-        except (OSError, ValueError):
-            return None
+        """The id of the transaction that made this version; None if it was cleaned up. Raises StorageError."""
+        commit = self._commit(self.version)
+        return commit.uuid if commit is not None else None
+
+    def _commit(self, version: int) -> Commit | None:
+        def look() -> Commit | None:
+            return commit_if_there(self.address, self._dataset, version)
+
+        return with_backoff(f"looking at version {version}", self.address.location, look)
 
     def last_commit(self, look_back: int = 100) -> dict[str, str]:
-        """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions."""
+        """Properties of the newest transaction by a run, or {} if it is further back than `look_back` versions, or
+        cleaned up: properties are a log, not the truth. Raises StorageError."""
         for number in range(self.version, max(1, self.version - look_back), -1):
-            try:
-                properties = commit_of(self._dataset, number).properties
-            except (OSError, ValueError):
-                return {}  # cleaned up: properties are a log, not the truth
-            if RUN_PROPERTY in properties:
-                return properties
+            commit = self._commit(number)
+            if commit is None:
+                return {}
+            if RUN_PROPERTY in commit.properties:
+                return commit.properties
         return {}
 
     # ------------------------------------------------------------------ indexes, and metadata of others
@@ -248,7 +255,7 @@ def open_table(address: TableAddress, task: str | None = None, lances_cache: boo
     return table
 
 
-def without_rust(error: BaseException) -> str:
+def _without_rust(error: BaseException) -> str:
     """The error's first line, without the place in Lance's source where it arose."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r", \S+\.rs:\d+.*", "", lines[0])

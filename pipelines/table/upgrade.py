@@ -22,7 +22,7 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata
 
-from pipelines.errors import TableError
+from pipelines.errors import TableChanged
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.fence import Fence
 from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
@@ -62,7 +62,7 @@ class FillFragment:
 
 
 def bring_over(fence: Fence, schema: pa.Schema, fill: Fill, run_map: Map) -> None:
-    """Make the table one of format 3. Raises Superseded if a newer run took over, TableError, StorageError.
+    """Make the table one of format 3. Raises Superseded if a newer run took over, TableChanged, StorageError.
 
     schema: of a new table of this job. run_map: applies a function to many items, as an executor's `map`."""
     handle = fence.handle
@@ -94,7 +94,7 @@ def bring_over(fence: Fence, schema: pa.Schema, fill: Fill, run_map: Map) -> Non
             if all(one.name in handle.dataset.schema.names for one in NEW_FIELDS):
                 fence.identify()
                 return
-    raise TableError(f"{location}: others keep writing to it; stop them, and run the same command again")
+    raise TableChanged(f"{location}: others keep writing to it; stop them, and run the same command again")
 
 
 def _loosen(dataset: lance.LanceDataset, schema: pa.Schema) -> None:

@@ -93,7 +93,7 @@ def _delivered(
     """What goes to the next stage; a parcel takes the counted retries with it."""
     if isinstance(rows, Exception):
         whole_store = isinstance(rows, (StoreUnavailable, CredentialsRefused))  # then no other unit will fare better
-        return Failed(bundle, f"read: {rows}", fatal=whole_store)
+        return Failed(bundle, f"read: {rows}", fatal=type(rows) if whole_store else None)
     tally = Tally(retries=Counter(retries), seconds={"read": time.perf_counter() - started})
     retries.clear()
     if not carried:

@@ -60,8 +60,8 @@ def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> S
     try:
         actor = make()
     except (ModelError, VectormillError) as bad:
-        why = f"a replica refuses to work: {bad}"
-        return lambda parcels: [parcel.failed(why, fatal=True) for parcel in parcels]
+        kind, why = type(bad), f"a replica refuses to work: {bad}"
+        return lambda parcels: [parcel.failed(why, fatal=kind) for parcel in parcels]
 
     def work(parcels: list[Parcel]) -> Iterable[Item]:
         for parcel in parcels:

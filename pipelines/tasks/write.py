@@ -54,7 +54,7 @@ class Write:
             fragments, retries = _written(self.sink, stored, bundle)
         except StorageError as bad:  # no other parcel will fare better, and each would cost a GPU's time
             why = f"the table cannot be written: {bad}"
-            return [parcel.failed(why, fatal=True) for parcel in parcels]
+            return [parcel.failed(why, fatal=type(bad)) for parcel in parcels]
         counted = Tally(
             bytes=sum(one.bytes for one in stored),
             bad_rows=lacking.group_by(["_shard", "_row"]).aggregate([]).num_rows,

@@ -23,10 +23,17 @@ def call(*arguments):
 
 
 def refused(code, words, *arguments):
-    """The call ends with this code and one message on stderr that has these words; nothing on stdout."""
+    """The call ends with this code and one message on stderr that has these words; on stdout with --json the same as
+    an object, else nothing."""
     result = call(*arguments)
     assert result.exit_code == code, result.output
-    assert result.stdout == ""
+    if "--json" in arguments:
+        told = json.loads(result.stdout)
+        assert told.keys() == {"error", "code", "retry"}
+        assert (told["code"], told["retry"]) == (code, code == 1)
+        assert f"vectormill: {told['error']}\n" in result.stderr
+    else:
+        assert result.stdout == ""
     assert result.stderr.count("vectormill:") == 1
     assert words in " ".join(result.stderr.split())
     return result.stderr

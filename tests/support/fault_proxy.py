@@ -35,6 +35,7 @@ ANSWERS = {
     "500": (500, "InternalError", "We encountered an internal error. Please try again."),
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "expired-credentials": (400, "ExpiredToken", "The provided token has expired."),  # the status that S3 gives
+    "access-denied": (403, "AccessDenied", "Access Denied"),
     "wrong-credentials": (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist."),
 }
 FAULTS = {

@@ -98,7 +98,7 @@ def check_same_job(job: JobConfig, metadata: TableMetadata) -> None:
         raise ConfigError(f"evaluate measures the search in a table of vectors, and this job has task: {task.name}")
     _, facts = task.resolve(model_spec(job, False, metadata))
     if differences := metadata.differences(TableMetadata(facts, metadata.model, metadata.rows_per_unit)):
-        raise FingerprintMismatch(job.table.location, differences, task.words.space, task.words.remedy)
+        raise FingerprintMismatch.between(job.table.location, differences, task.words.space, task.words.remedy)
 
 
 def _evaluate(

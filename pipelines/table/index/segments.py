@@ -30,10 +30,19 @@ from lance.commit import CommitConflictError
 from lance.dataset import Index
 from lance.indices import IndicesBuilder
 
-from pipelines.errors import TableError
+from pipelines.errors import TableChanged
 from pipelines.storage.files import entries, remove_file, remove_folder
 from pipelines.table.files import TableAddress
-from pipelines.table.index.records import COLUMN, IndexRecord, Kind, fragments_outside, note, record_of
+from pipelines.table.index.records import (
+    COLUMN,
+    IndexRecord,
+    Kind,
+    fragments_outside,
+    note,
+    record_of,
+    records_of,
+    vector_indexes,
+)
 
 SAMPLE_RATE = 256  # vectors for each partition that k-means looks at, Lance's default
 
@@ -63,6 +72,9 @@ class Build:
             fragment_ids=fragment_ids,
             **bits,
         )
+
+
+OWN_NAME = re.compile(rf"{COLUMN}_[0-9a-f]{{8}}")
 
 
 def new_name() -> str:
@@ -152,7 +164,7 @@ def publish(
     address: TableAddress, dataset: lance.LanceDataset, new: list[Index], removed: list[Index], record: IndexRecord
 ) -> None:
     """Note the record, then swap the segments, seen by all readers at once. Rows that were committed since `dataset`
-    stay outside the index. Raises TableError if another program compacted or indexed the table meanwhile."""
+    stay outside the index. Raises TableChanged if another program compacted or indexed the table meanwhile."""
     with one_at_a_time(address):
         latest = address.open()
         replaced = record_of(latest)
@@ -160,6 +172,22 @@ def publish(
         if new or removed:
             operation = lance.LanceOperation.CreateIndex(new, removed)
             lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+
+
+def keep_one(address: TableAddress) -> None:
+    """Of several vector indexes that `optimize` put in, all but the newest go: of two at work at the same time each
+    puts its own beside that of the other, and a search would pay for both, with the settings of one.
+
+    Raises TableChanged if another program changes the table's indexes meanwhile."""
+    dataset = address.open()
+    ours = {index.name: index for index in vector_indexes(dataset) if OWN_NAME.fullmatch(index.name)}
+    noted = [record.name for record in records_of(dataset) if record.name in ours]
+    if len(ours) < 2 or not noted:
+        return
+    others = segments_of([index for name, index in ours.items() if name != noted[0]])
+    with one_at_a_time(address):
+        operation = lance.LanceOperation.CreateIndex([], others)
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
 
 
 def remove(address: TableAddress, dataset: lance.LanceDataset, indexes: Sequence[Any], why: str) -> None:
@@ -172,14 +200,15 @@ def remove(address: TableAddress, dataset: lance.LanceDataset, indexes: Sequence
 
 
 @contextlib.contextmanager
-def one_at_a_time(address: TableAddress) -> Iterator[None]:
-    """Says in one message that two programs changed the table's indexes or fragments at the same time."""
+def one_at_a_time(address: TableAddress, what: str = "this index was not put in") -> Iterator[None]:
+    """Says in one message that two programs changed the table's indexes or fragments at the same time, and `what` did
+    not come of it."""
     try:
         yield
     except (OSError, RuntimeError) as bad:
         if not isinstance(bad, CommitConflictError) and not re.search("[Cc]onflict|[Ii]ncompatible", str(bad)):
             raise
-        raise TableError(
-            f"{address.location}: another program compacted or indexed the table at the same time, so this index was "
-            "not put in. The table is as that program left it; run the same command again."
+        raise TableChanged(
+            f"{address.location}: another program compacted or indexed the table at the same time, so {what}. "
+            "The table is as that program left it; run the same command again."
         ) from bad

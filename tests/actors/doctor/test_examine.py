@@ -387,7 +387,7 @@ def test_numbers_that_are_not_finite_are_null_in_json(tiny: Path) -> None:
 
 def test_exit_codes_and_messages(tiny: Path, tmp_path: Path, known_shape: Published) -> None:
     missing = CliRunner().invoke(app, ["doctor", "--weights", str(tmp_path / "none")])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert missing.stdout == ""
     assert "there is no such folder" in missing.stderr
     failed = CliRunner().invoke(app, ["doctor", "--weights", str(tiny), "--device", "cpu"])

@@ -26,7 +26,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def test_published_tokenizers_are_their_tokenizer_json(qwen_tokenizers: dict[str, Path]) -> None:  # noqa: F811
+def test_published_tokenizers_are_their_tokenizer_json(qwen_tokenizers: dict[str, Path]) -> None:
     for folder in (locate(ModelSpec("bundled")), *qwen_tokenizers.values()):
         assert same_as_the_file(folder), "tables that have its sha256 as their tokenizer's digest are gone on with"
 

@@ -138,14 +138,14 @@ def test_wrong_corpora(tmp_path, job_file):
         (f"corpus.uri={garbage}", "a.parquet"),
         ("corpus.uri=ftp://host/x", "only local paths and s3:// are supported"),
     ]:
-        refused(1, words, "embed", job_file, "--set", override, "--json")
+        refused(2, words, "embed", job_file, "--set", override, "--json")
     assert not (tmp_path / "db" / "t.lance").exists(), "nothing was begun"
 
 
 def test_corpus_without_rows_is_no_success_in_disguise(tmp_path, job_file):
     write_jsonl(tmp_path / "text" / "a.jsonl", [])
     result = call("embed", job_file, "--set", f"corpus.uri={tmp_path}/text", "--set", "corpus.columns=[]", "--json")
-    assert result.exit_code == 1 or json.loads(result.stdout)["rows"] == 0
+    assert result.exit_code == 2 or json.loads(result.stdout)["rows"] == 0
 
 
 def test_weights_not_found(tmp_path, job_file, monkeypatch):
@@ -157,37 +157,37 @@ def test_weights_not_found(tmp_path, job_file, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     message = refused(1, "could not be had from the Hugging Face hub", "embed", job_file, "--set", "model.weights=Q/x")
     assert "Without a network: download the model elsewhere" in message
-    refused(1, "there is no such folder", "embed", job_file, "--set", "model.weights=./nowhere")
-    refused(1, "has no config.json", "embed", job_file, "--set", f"model.weights={tmp_path}")
+    refused(2, "there is no such folder", "embed", job_file, "--set", "model.weights=./nowhere")
+    refused(2, "has no config.json", "embed", job_file, "--set", f"model.weights={tmp_path}")
 
 
 def test_table_of_another_model_or_another_maker(tmp_path, job_file):
     call("embed", job_file)
     for command in ("embed", "verify", "plan"):
-        message = refused(1, "holds another embedding space", command, job_file, "--set", "model.dimensions=32")
+        message = refused(2, "holds another embedding space", command, job_file, "--set", "model.dimensions=32")
         assert "dimensions: table has 64, this job has 32" in message
     lance.write_dataset(pa.table({"a": [1]}), f"{tmp_path}/db/foreign.lance")
     for command in ("embed", "status", "verify", "optimize", "plan"):
-        refused(1, "was not created by vectormill", command, job_file, "--set", "table.name=foreign")
-    refused(1, "was not created by vectormill", "search", f"{tmp_path}/db/foreign", "text")
+        refused(2, "was not created by vectormill", command, job_file, "--set", "table.name=foreign")
+    refused(2, "was not created by vectormill", "search", f"{tmp_path}/db/foreign", "text")
 
 
 def test_commands_before_there_is_a_table(tmp_path, job_file):
     for command in ("status", "verify", "optimize"):
-        refused(1, "there is no table at", command, job_file)
-    refused(1, "`vectormill embed` creates it", "search", f"{tmp_path}/db/t/", "text")
+        refused(2, "there is no table at", command, job_file)
+    refused(2, "`vectormill embed` creates it", "search", f"{tmp_path}/db/t/", "text")
 
 
 def test_wrong_searches(job_file):
     call("embed", job_file)
-    refused(1, "the query is empty", "search", job_file, " ")
-    refused(1, "No field named nosuch", "search", job_file, "alpha", "--where", "nosuch = 1")
-    refused(1, "takes no instruction", "search", job_file, "alpha", "--instruction", "find it")
+    refused(2, "the query is empty", "search", job_file, " ")
+    refused(2, "No field named nosuch", "search", job_file, "alpha", "--where", "nosuch = 1")
+    refused(2, "takes no instruction", "search", job_file, "alpha", "--instruction", "find it")
 
 
 def test_a_file_in_the_way_of_the_table(tmp_path, job_file):
     (tmp_path / "file").write_text("")
-    refused(1, "check the path, its permissions", "embed", job_file, "--set", f"table.uri={tmp_path}/file/db")
+    refused(2, "check the path, its permissions", "embed", job_file, "--set", f"table.uri={tmp_path}/file/db")
 
 
 def test_disk_full_at_the_start(job_file, monkeypatch):
@@ -199,7 +199,7 @@ def test_disk_full_at_the_start(job_file, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    refused(1, "No space left on device; check the path, its permissions and the space", "embed", job_file)
+    refused(2, "No space left on device; check the path, its permissions and the space", "embed", job_file)
 
 
 def test_disk_full_in_the_middle(job_file, monkeypatch):
@@ -217,7 +217,7 @@ def test_disk_full_in_the_middle(job_file, monkeypatch):
     monkeypatch.setattr(sink, "write_rows", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts to write
     result = call("embed", job_file)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stdout == ""
     assert "the table cannot be written" in result.stderr
     assert "No space left on device" in result.stderr
@@ -251,6 +251,6 @@ def test_wrong_endpoint(job_file, no_aws, field):
 def test_no_credentials(job_file, no_aws):
     started = time.monotonic()
     where = ["--set", "table.uri=s3://bucket/x", "--set", "storage.endpoint_url=http://127.0.0.1:10"]
-    message = refused(1, "no credentials were found", "embed", job_file, *where)
+    message = refused(2, "no credentials were found", "embed", job_file, *where)
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
     assert time.monotonic() - started < 30

@@ -17,7 +17,7 @@ from pipelines.config import StorageConfig
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.counting import scan_all
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import CorpusError, StorageError
+from pipelines.errors import ConfigError, CorpusError, StorageError
 from pipelines.storage.clients import filesystem_for, lance_options
 from pipelines.storage.conditional_put import check_conditional_put
 from pipelines.storage.files import read_json, write_json
@@ -78,7 +78,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         corpus(tmp_path).list()
     with pytest.raises(CorpusError, match=r"no file below .* matches \*\.csv"):
         corpus(tmp_path / "*.csv").list()
-    with pytest.raises(StorageError, match="only local paths and s3:// are supported"):
+    with pytest.raises(ConfigError, match="only local paths and s3:// are supported"):
         corpus("gs://bucket/x")
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone")
     with pytest.raises(CorpusError, match=r"a\.jsonl is a link to nothing"):

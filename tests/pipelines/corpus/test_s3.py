@@ -15,7 +15,7 @@ from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.counting import scan_all
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import CorpusError, StorageError
+from pipelines.errors import ConfigError, CorpusError, StorageError
 from pipelines.storage import clients, conditional_put
 from pipelines.storage.clients import lance_options
 from pipelines.storage.conditional_put import check_conditional_put
@@ -106,7 +106,7 @@ def test_nothing_there(bucket: Bucket) -> None:
     missing = Corpus(CorpusConfig(uri="s3://no-such-bucket-here/x"), bucket.storage)
     with pytest.raises(StorageError, match="there is no such bucket; check"):
         missing.list()
-    with pytest.raises(StorageError, match="names no bucket"):
+    with pytest.raises(ConfigError, match="names no bucket"):
         Corpus(CorpusConfig(uri="s3://"), bucket.storage).list()
     assert read_json("s3://no-such-bucket-here/x", bucket.storage) is None
 

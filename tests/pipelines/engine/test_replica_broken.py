@@ -99,5 +99,5 @@ def test_a_replica_that_is_broken_from_the_start_stops_the_run(tmp_path, monkeyp
     (failed,) = embed.embedder(None)([Parcel((), pa.table({}))])
     assert failed.fatal
     write_parquet(tmp_path / "corpus")
-    with pytest.raises(VectormillError, match=r"a replica refuses to work: cuda:0 failed"):
+    with pytest.raises(ReplicaBroken, match=r"a replica refuses to work: cuda:0 failed"):
         run(job(tmp_path), InlineExecutor())

@@ -153,6 +153,28 @@ def test_old_versions_are_removed_and_data_stays(config, monkeypatch):
     assert len(rows(config)) == 160
 
 
+@pytest.mark.parametrize("folder", ["data", "_indices"])
+def test_files_that_vanish_while_it_works_are_not_reported_as_done(config, monkeypatch, folder):
+    """Another program's clean-up takes for rubbish what is about to be committed."""
+    real = maintain.clean_up
+    monkeypatch.setattr(columns, "INDEX_FROM_ROWS", 10)
+
+    def clean_up(address):
+        dataset = address.open()
+        names = [file.path for fragment in dataset.get_fragments() for file in fragment.metadata.files]
+        if folder == "_indices":
+            names = [segment.uuid for index in dataset.describe_indices() for segment in index.segments]
+        path = next(path for path in (Path(address.uri) / folder / names[0],))
+        for file in [path] if path.is_file() else list(path.iterdir()):
+            file.unlink()
+        return real(address)
+
+    monkeypatch.setattr(maintain, "clean_up", clean_up)
+    with pytest.raises(TableError, match=rf"needs are gone, {folder}/.* among them: another program") as caught:
+        optimize(config)
+    assert caught.value.exit_code == 2
+
+
 def test_optimize_of_what_is_not_ours(tmp_path):
     lance.write_dataset(pa.table({"a": [1]}), f"{tmp_path}/foreign.lance")
     for name in ("foreign", "missing"):

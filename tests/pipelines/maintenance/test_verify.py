@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -13,7 +14,7 @@ import pytest
 from pipelines.corpus.counting import ShardCache
 from pipelines.corpus.reading import columns_of
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import FingerprintMismatch, TableError
+from pipelines.errors import FingerprintMismatch, StoreUnavailable, TableChanged, TableError
 from pipelines.maintenance import optimize as maintain
 from pipelines.maintenance import verify as verify_module
 from pipelines.maintenance.status import status
@@ -21,6 +22,7 @@ from pipelines.run.certificate import account
 from pipelines.run.forecast import forecast
 from pipelines.run.prepare import prepare
 from pipelines.table.digests import DIGEST_FIELDS, with_digests
+from pipelines.table.files import reading, unreadable
 from pipelines.table.table import LanceTable
 from tests.support.jobs import Said, address, dataset, job, run, write_jsonl, write_parquet
 from tests.support.verifying import doubts, files_of, verdict
@@ -287,6 +289,23 @@ def damage(how, path):
         path.write_bytes(content[: len(content) // 2] if how == "cut" else content[:50] + bytes(400) + content[450:])
 
 
+def test_a_table_that_is_whole_is_not_called_damaged(config):
+    """A reader's version may be gone with its files; and a store may say for a moment that a file is not there."""
+    old = dataset(config)
+    name = old.get_fragments()[0].metadata.files[0].path
+    missing = OSError(f"Not found: {config.table.location}/data/{name}")
+    there = unreadable(missing, address(config))
+    assert (type(there), there.exit_code) == (StoreUnavailable, 1)
+    maintain.optimize(address(config), Said())
+    dataset(config).cleanup_old_versions(older_than=timedelta(0))
+    gone = unreadable(missing, address(config))
+    assert (type(gone), gone.exit_code) == (TableChanged, 1)
+    assert "The table is whole; run the same command again" in str(gone)
+    with pytest.raises(TableChanged, match="the version that was read is gone"), reading(address(config)):
+        old.to_table()
+    assert doubts(config) == {}
+
+
 @pytest.mark.parametrize(
     ("how", "words"), [("gone", r"the data file [\w-]+\.lance is gone"), ("cut", "damaged"), ("zeroed", "damaged")]
 )
@@ -296,5 +315,6 @@ def test_damaged_data_file(config, how, words):
     if how != "zeroed":  # a status reads only some of the columns
         commands += [lambda: status(address(config)), lambda: maintain.optimize(address(config), Said())]
     for command in commands:
-        with pytest.raises(TableError, match=words):
+        with pytest.raises(TableError, match=words) as caught:
             command()
+        assert "delete" not in str(caught.value)

@@ -400,7 +400,7 @@ def test_the_commands(tmp_path, corpus):
     assert call("optimize", file).exit_code == 0
     message = refused(2, "run it with `vectormill rerank`", "embed", file)
     assert "this job has task: rerank" in message
-    refused(1, "holds the results of task: rerank; this needs a table of task: embed", "search", file, "text")
+    refused(2, "holds the results of task: rerank; this needs a table of task: embed", "search", file, "text")
 
 
 def test_the_job_on_the_page_is_valid():
@@ -472,7 +472,7 @@ def test_columns_that_are_not_there(tmp_path, corpus):
 
 def test_weights_of_an_embedder(tmp_path, corpus):
     file = write_job(tmp_path / "job.yaml", rerank_job(tmp_path, model={"weights": "bundled"}))
-    refused(1, "as a reranker only Qwen3-Reranker is supported", "rerank", file)
+    refused(2, "as a reranker only Qwen3-Reranker is supported", "rerank", file)
 
 
 def test_lists_of_every_arrow_kind(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from actors.spec import ModelError
 from pipelines.engine.inline import InlineExecutor
 from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
@@ -111,8 +112,8 @@ def test_replica_that_refuses_stops_the_run(tmp_path, corpus):
     class Refusing(InlineExecutor):
         def run(self, read, stages, spans):
             for span in spans:
-                yield Failed(span[0], "this replica computes wrong vectors", fatal=True)
+                yield Failed(span[0], "this replica computes wrong vectors", fatal=ModelError)
 
-    with pytest.raises(VectormillError, match="this replica computes wrong"):
+    with pytest.raises(ModelError, match="this replica computes wrong"):
         run(job(tmp_path), Refusing())
     assert rows(job(tmp_path)) == []

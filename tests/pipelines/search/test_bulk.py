@@ -5,9 +5,11 @@ import json
 import math
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import boto3
 import lance
+import lancedb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,13 +20,14 @@ from pipelines.config import RunConfig, StorageConfig
 from pipelines.errors import ConfigError, FingerprintMismatch, TableError
 from pipelines.run import job as run_job
 from pipelines.search import task as search_task
-from pipelines.search.bulk import BulkSearch, bulk_search
+from pipelines.search.bulk import BulkSearch, _in_order, bulk_search
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.search.task import SEARCHED
 from pipelines.storage.files import read_bytes, writing
 from pipelines.table.digests import with_digests
 from pipelines.table.files import TableAddress
+from pipelines.table.table import open_table
 from tests.support.bulk_jobs import rerank_job, rewritten, vectormill_killed_at
 from tests.support.commands import call, refused
 from tests.support.jobs import Said, job, run, stop_after, text_of, write_jsonl, write_parquet
@@ -132,6 +135,29 @@ def test_the_same_command_again_does_nothing_and_mends_the_file(tmp_path, built,
     assert search(asked)[1] == rows
     assert lance.dataset(tmp_path / "results.lance").version == version
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("changes", [["q3"], ["q3", "q11", "q0"]])
+def test_the_order_holds_after_the_owner_changed_records(tmp_path, built, queries, changes):
+    """A changed record moves to another fragment, behind all others."""
+    asked = asked_for(built, tmp_path, queries, limit=3)
+    _, before = search(asked, RunConfig(engine="inline", rows_per_unit=4))
+    table = lancedb.connect(str(tmp_path)).open_table("results")
+    for one in changes:
+        table.update(where=f"id = '{one}'", values={"_detail": "seen"})
+    Path(asked.out).unlink()
+    assert search(asked)[1] == before
+    table = lancedb.connect(str(tmp_path)).open_table("results")
+    table.delete(f"id = '{before[0]['query_id']}' AND _chunk = 1")
+    table.update(where="_chunk = 2", values={"_detail": "seen"})
+    table.optimize()
+    Path(asked.out).unlink()
+    lost = (before[0]["query_id"], 2)
+    request = TableAddress(str(tmp_path / "results.lance"), StorageConfig())
+    parts = _in_order(open_table(request))
+    found = [(row["id"], row["_chunk"]) for part in parts for row in part.to_pylist()]
+    wanted = [(row["query_id"], (row["rank"] or 1) - 1) for row in before if (row["query_id"], row["rank"]) != lost]
+    assert found == wanted
 
 
 def test_killed_in_the_middle_it_goes_on_over_the_same_rows(tmp_path, queries):
@@ -265,7 +291,7 @@ def test_the_command(tmp_path, built, queries):
     assert "hits" in shown
     assert "30 of 30" in shown
     refused(
-        1, "holds the results of task: search; this needs a table of task: embed", "search", str(tmp_path / "r"), "x"
+        2, "holds the results of task: search; this needs a table of task: embed", "search", str(tmp_path / "r"), "x"
     )
 
 

@@ -51,12 +51,12 @@ def test_what_the_command_refuses(tmp_path, config, mixed, tiny):
     refused(2, "5 hits cannot be chosen from 4 candidates", *search, "--rerank", "nowhere", "--candidates", "4")
     wrong = call(*search, "--mode", "both")
     assert (wrong.exit_code, "'both' is not one of 'vector', 'text', 'hybrid'" in wrong.stderr) == (2, True)
-    refused(1, "has no full-text index", *search, "--mode", "text")
-    refused(1, "does not hold its texts, and a reranker reads them: embed into", *search, "--rerank", tiny.weights)
+    refused(2, "has no full-text index", *search, "--mode", "text")
+    refused(2, "does not hold its texts, and a reranker reads them: embed into", *search, "--rerank", tiny.weights)
     held = ("search", mixed.table.location, "alpha")
-    refused(1, "there is no such folder", *held, "--rerank", f"{tmp_path}/nowhere")
-    refused(1, "as a reranker only Qwen3-Reranker is supported", *held, "--rerank", "bundled")
-    refused(1, "No field named nosuch", *held, "--mode", "hybrid", "--where", "nosuch = 1")
+    refused(2, "there is no such folder", *held, "--rerank", f"{tmp_path}/nowhere")
+    refused(2, "as a reranker only Qwen3-Reranker is supported", *held, "--rerank", "bundled")
+    refused(2, "No field named nosuch", *held, "--mode", "hybrid", "--where", "nosuch = 1")
     with pytest.raises(ConfigError, match="limit is 0, it must be at least 1"):
         Query(limit=0)
     with pytest.raises(ConfigError, match="there is no search mode 'both'; there are vector, text, hybrid"):

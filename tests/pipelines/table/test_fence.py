@@ -10,7 +10,7 @@ from lance.commit import CommitConflictError
 from lance.fragment import write_fragments
 
 from pipelines.config import StorageConfig
-from pipelines.errors import StorageError, StoreUnavailable, Superseded, TableError
+from pipelines.errors import StorageError, StorageRefused, StoreUnavailable, Superseded, TableChanged, TableError
 from pipelines.table import contents, orphans
 from pipelines.table.fence import FENCE_ID, RUN_PROPERTY, Fence
 from pipelines.table.files import Handle, TableAddress, write_rows
@@ -218,7 +218,26 @@ def test_removed_versions_stop_the_run(table, address, monkeypatch):
         raise OSError("not found")
 
     monkeypatch.setattr(lance.LanceDataset, "read_transaction", gone)
-    with pytest.raises(Superseded, match="cannot tell"):
+    monkeypatch.setattr("pipelines.table.identity.versions", lambda address: {4: "4.manifest"})
+    with pytest.raises(TableChanged, match="was removed while this run waited, so it cannot tell"):
+        table.fence.commit(write_rows(address, rows(2)), {})
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError])
+def test_a_version_that_may_not_be_read_is_not_one_that_was_removed(table, address, monkeypatch, kind):
+    table.take_fence("old", {})
+    newer = LanceTable.open(address)
+    newer.take_fence("new", {})
+
+    def forbidden(self, version):
+        raise kind("Server returned non-2xx status code: 403 Forbidden: AccessDenied")
+
+    monkeypatch.setattr(lance.LanceDataset, "read_transaction", forbidden)
+    for look in (lambda: table.fence.commit(write_rows(address, rows(2)), {}), newer.transaction, newer.last_commit):
+        with pytest.raises(StorageRefused, match="access is denied"):
+            look()
+    monkeypatch.undo()
+    with pytest.raises(Superseded):
         table.fence.commit(write_rows(address, rows(2)), {})
 
 

@@ -25,7 +25,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 class Driver:
     """One process. `signals`: what it was sent; `rivals`: whether another driver ran at the same time;
-    `may_fail`: whether something was done that it may rightly report with exit code 1."""
+    `may_fail`: whether something was done that it may rightly report with exit code 1 or 2."""
 
     def __init__(self, folder: Path, number: int, command: Sequence[str]):
         self.number = number

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lance
 
+from pipelines.errors import Superseded
 from tests.support.fault_proxy import FaultProxy
 from tests.system.chaos.corpus import FileVersion, Writer
 from tests.system.chaos.drivers import LONGEST_RUN_SECONDS, ROOT, Driver, environment
@@ -192,9 +193,10 @@ class Trial:
             return self._not_complete(driver)
         if "Traceback" in driver.log:
             return "a traceback"
-        if code == 1:
-            superseded = driver.rivals and "superseded by run" in driver.log
-            return None if superseded or driver.may_fail else "nothing was done to it that explains this"
+        if code == Superseded.exit_code:
+            return None if driver.rivals or driver.may_fail else "it had no rival"
+        if code in (1, 2):
+            return None if driver.may_fail else "nothing was done to it that explains this"
         # Before its handlers are in place and after they are gone a signal ends Python itself: a shell sees the same.
         number = -code if code < 0 else code - 128
         return None if number in driver.signals else "it was not sent such a signal"

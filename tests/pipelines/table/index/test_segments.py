@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.config import StorageConfig
-from pipelines.errors import TableError
+from pipelines.errors import TableChanged, TableError
 from pipelines.maintenance import optimize as maintain
 from pipelines.maintenance.optimize import optimize
 from pipelines.maintenance.status import status
@@ -235,6 +235,47 @@ def test_two_optimizes_at_once_are_one_message(address, monkeypatch):
     assert left_over(address) == []
     monkeypatch.undo()
     assert vector_indexes(address.open()) == []
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_of_two_that_build_at_once_one_index_is_left(address, monkeypatch, older):
+    """Each was built under a name of its own, so Lance would keep both, and a search might read one with the settings
+    of the other."""
+    parts = [clustered(700), clustered(700, seed=2)]
+    add(address, *parts)
+    if older:
+        fitted(address, index="ivf_flat")
+    real = segments.publish
+
+    def publish(*args):
+        monkeypatch.setattr(segments, "publish", real)
+        assert fitted(address, index="ivf_sq")["action"] == "built"
+        real(*args)
+
+    monkeypatch.setattr(segments, "publish", publish)
+    mine = fitted(address, index="ivf_rq")
+    (index,) = vector_indexes(address.open())
+    assert index.name == records_of(address.open())[0].name == mine["name"]
+    assert overlap(address.open(), tuning_of(address.open()), clustered(20, seed=3)) > 0.8
+    assert fitted(address)["action"] in ("kept", "built")
+
+
+def test_two_compactions_at_once_are_one_message(address, monkeypatch):
+    add(address, *[clustered(40, seed=seed) for seed in range(6)])
+    real = compaction.TableAddress.open
+
+    def opened(self, *args):
+        found = real(self, *args)
+        monkeypatch.setattr(compaction.TableAddress, "open", real)
+        found.optimize.compact_files()
+        found.checkout_version(found.version - 1)
+        return TableAddress(self.location, self.storage, found.version - 1).open()
+
+    monkeypatch.setattr(compaction.TableAddress, "open", opened)
+    with pytest.raises(TableChanged, match=r"nothing was compacted. The table is as that program left it") as caught:
+        compaction.compact(address)
+    assert caught.value.exit_code == 1
+    assert address.open().count_rows() == 240
 
 
 def test_what_is_tried_and_thrown_away_is_gone_from_s3_too(s3_endpoint):
