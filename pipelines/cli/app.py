@@ -122,6 +122,7 @@ def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quie
 
     result = forecast(load_job(job, override or ()), Display(quiet))
     show(as_json, result.to_dict(), lambda console: terminal.forecast(console, result))
+    exit_unless(not result.broken_files)
 
 
 @app.command()

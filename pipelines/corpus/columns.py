@@ -14,24 +14,27 @@ from pipelines.corpus.arrow_types import can_be_stored, fit, plain
 from pipelines.corpus.reading import ABSENT, Wanted, columns_of, fill_template, reason_of
 from pipelines.errors import CorpusError
 
+CARRIED = "carried"
 ROLES = {"text": "text", QUERY: "query", DOCUMENT: "document"}  # by a text's name between the stages, that in corpus
 
 
-def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
-    """The carried columns with their plain types, after checking that all columns of the job are there and fit.
+def fields_of(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
+    """The columns that a file has, with their plain types, after checking that those of the job fit. Carried ones may
+    be missing (its rows have nulls), the others not.
 
     Raises CorpusError naming the column, the file, and the nearest or the available columns."""
     for role, name in roles(corpus):
-        require(role, name, schema.names, path)
+        if role != CARRIED or name in schema.names:
+            require(role, name, schema.names, path)
     _check_id_and_texts(schema, corpus, path)
-    fields = [pa.field(name, plain(schema.field(name).type)) for name in corpus.columns]
-    for field in fields:
-        if not can_be_stored(field.type):
+    here = [pa.field(field.name, plain(field.type)) for field in schema]
+    for field in here:
+        if field.name in corpus.columns and not can_be_stored(field.type):
             raise CorpusError(
                 f"{path}: the carried column {field.name!r} is {field.type}, which a Lance table cannot hold; convert "
                 "it, or leave it out of corpus.columns"
             )
-    return pa.schema(fields)
+    return pa.schema(here)
 
 
 def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
@@ -39,20 +42,24 @@ def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
     yield from (("id", name) for name in (corpus.id,) if name)
     yield from ((ROLES[text], name) for text, source in corpus.texts.items() for name in columns_in(source))
     yield from (("candidates", name) for name in (corpus.candidates,) if name)
-    yield from (("carried", name) for name in corpus.columns)
+    yield from ((CARRIED, name) for name in corpus.columns)
 
 
 def require(role: str, name: str, names: Sequence[str], path: str) -> None:
     """CorpusError unless `name` is exactly once among `names`."""
     found = list(names).count(name)
-    if found == 1:
-        return
-    if found:
+    if found > 1:
         raise CorpusError(f"{path} has {found} columns named {name!r}; rename all but one")
+    if not found:
+        raise CorpusError(lacking(role, name, names, path))
+
+
+def lacking(role: str, name: str, names: Sequence[str], whole: str, where: str = "") -> str:
+    """What to say where a column is not among `names`."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    raise CorpusError(f"{path} has no column {name!r} (the {role} column); {hint}It has: {shown or 'no columns'}")
+    return f"{whole} has no column {name!r}{where} (the {role} column); {hint}It has: {shown or 'no columns'}"
 
 
 def _check_id_and_texts(schema: pa.Schema, corpus: CorpusConfig, path: str) -> None:
@@ -87,11 +94,8 @@ def _check_candidates(name: str, kind: pa.DataType, path: str) -> None:
 
 
 def check(schema: pa.Schema, corpus: CorpusConfig, path: str) -> list[str]:
-    """Which of the job's columns a shard has: carried ones may be missing (read as nulls), id and text not.
-
-    Raises CorpusError."""
-    here = [name for name in corpus.columns if name in schema.names]
-    carried_fields(schema, corpus.model_copy(update={"columns": tuple(here)}), path)
+    """Which of the job's columns a file has, after the checks of `fields_of`. Raises CorpusError."""
+    fields_of(schema, corpus, path)
     return [name for name in columns_of(corpus) if name in schema.names]
 
 
