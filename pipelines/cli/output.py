@@ -26,7 +26,7 @@ def show(as_json: bool, data: dict[str, Any], human: Callable[[Console], None]) 
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity, but a carried column may hold them: null."""
+    """JSON knows no NaN, but a relevance may be one: null. Carried values come in a form of their own (values.py)."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
