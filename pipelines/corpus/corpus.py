@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, Unfit, refuse
 from pipelines.corpus.columns import lacking, roles
+from pipelines.corpus.foreign_tables import ForeignTables
 from pipelines.corpus.formats import lance
 from pipelines.corpus.formats.registry import FORMATS, format_of
 from pipelines.corpus.listing import Place, choose, find, resolve
@@ -54,13 +55,16 @@ class Corpus:
 
         Raises CorpusError for an empty or mixed corpus or a missing path, StorageError."""
         if self.is_lance:
+            ForeignTables(self.config.uri, self.storage).check_root()
             found = sorted(lance.listings(self.config.uri, self.storage), key=lambda listing: listing.path)
             if not found:
                 raise CorpusError(f"corpus.uri: the Lance dataset {self.config.uri} is empty")
             return found
         place = self._settled()
         broken: list[BrokenFile] = []
-        taken = choose(find(place, self.storage, broken), place, self.config, broken)
+        tables = ForeignTables(place.root, self.storage)
+        tables.check_root()
+        taken = choose(find(place, self.storage, broken, tables), place, self.config, broken, tables)
         for file in sorted(broken, key=lambda file: file.file):
             unfit(file)
         return taken

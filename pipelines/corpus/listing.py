@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.broken import BrokenFile
+from pipelines.corpus.foreign_tables import ForeignTables
 from pipelines.corpus.formats.registry import format_of
 from pipelines.corpus.shard_file import extension
 from pipelines.errors import CorpusError
@@ -60,9 +61,9 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
     return Place(where.rstrip("/") or "/")
 
 
-def find(place: Place, storage: StorageConfig, broken: list[BrokenFile]) -> Iterator[Found]:
+def find(place: Place, storage: StorageConfig, broken: list[BrokenFile], tables: ForeignTables) -> Iterator[Found]:
     """(path, size, stamp) of every file that the place names, in no order. What is neither file nor folder, and folders
-    that cannot be opened, are added to `broken`. Raises CorpusError, StorageError."""
+    that cannot be opened, are added to `broken`; all that a store lists is shown to `tables`. Raises CorpusError, StorageError."""
     components = _compiled(place.pattern) if place.pattern else None
     if place.name is not None:
         status = head(place.uri(place.name), storage)
@@ -71,6 +72,7 @@ def find(place: Place, storage: StorageConfig, broken: list[BrokenFile]) -> Iter
         yield (place.name, *status)
     elif is_s3(place.root):
         for found in list_s3(place.root, storage):
+            tables.see(found[0])
             parts = found[0].split("/")
             if not any(part.startswith(HIDDEN) for part in parts) and (
                 components is None or _matches(parts, components)
@@ -180,8 +182,11 @@ def _matches(parts: list[str], components: Components, leads: bool = False) -> b
     return first.match(parts[0]) is not None and _matches(parts[1:], components[1:], leads)
 
 
-def choose(found: Iterable[Found], place: Place, corpus: CorpusConfig, broken: list[BrokenFile]) -> list[Listing]:
-    """The files to read, sorted by path; those whose names cannot be used are added to `broken`.
+def choose(
+    found: Iterable[Found], place: Place, corpus: CorpusConfig, broken: list[BrokenFile], tables: ForeignTables
+) -> list[Listing]:
+    """The files to read, sorted by path; those whose names cannot be used are added to `broken`, none may lie in one of
+    the tables.
 
     With `format: auto` all must have one and the same known format. With a format set, a single file and what a glob
     matches are taken whatever their extension; of a folder or prefix, files are left out whose extension is that of
@@ -198,6 +203,7 @@ def choose(found: Iterable[Found], place: Place, corpus: CorpusConfig, broken: l
         named = place.name is not None or place.pattern is not None
         if corpus.format == "auto" or named or kind in (corpus.format, None):
             taken.append(Listing(path, size, stamp))
+    tables.check(listing.path for listing in taken)
     if corpus.format == "auto":
         _check_one_format(counts, corpus)
     if not taken and not broken:
