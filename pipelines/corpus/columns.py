@@ -15,6 +15,7 @@ from pipelines.corpus.reading import ABSENT, Wanted, columns_of, fill_template, 
 from pipelines.errors import CorpusError
 
 CARRIED = "carried"
+EXACT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}  # floats of so many bits hold all integers below
 ROLES = {"text": "text", QUERY: "query", DOCUMENT: "document"}  # by a text's name between the stages, that in corpus
 
 
@@ -65,7 +66,7 @@ def lacking(role: str, name: str, names: Sequence[str], whole: str, where: str =
 def _check_id_and_texts(schema: pa.Schema, corpus: CorpusConfig, path: str) -> None:
     if corpus.id:
         kind = plain(schema.field(corpus.id).type)
-        whole = pt.is_integer(kind) or (pt.is_decimal(kind) and kind.scale == 0)
+        whole = pt.is_integer(kind) or pt.is_floating(kind) or (pt.is_decimal(kind) and kind.scale == 0)
         if not (pt.is_string(kind) or pt.is_null(kind) or whole):
             raise CorpusError(f"{path}: the id column {corpus.id!r} is {kind}; ids must be strings or integers")
     for text, source in corpus.texts.items():
@@ -109,7 +110,7 @@ def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, s
     columns = {name: _sound(table[name], name, bad) for name in table.column_names}
     reasons: dict[int, str] = {}
     why: dict[int, str] = {}
-    ids = columns[corpus.id].cast(pa.string()) if corpus.id else pa.nulls(rows, pa.string())
+    ids = _ids(columns[corpus.id]) if corpus.id else pa.nulls(rows, pa.string())
     carried = []
     for field in wanted.carried:
         fitted, misfits = fit(columns.get(field.name, pa.chunked_array([pa.nulls(rows)])), field.type)
@@ -127,6 +128,17 @@ def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, s
     return pa.Table.from_arrays(
         [ids, *carried, *texts, _sparse(reasons, rows), _sparse(why, rows)], schema=wanted.decoded
     )
+
+
+def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As strings. Integers of which one is missing are written by pandas as floats: 1.0 is 1 again, as far as floats
+    tell integers apart; other floats are no ids."""
+    if pt.is_floating(column.type):
+        most = EXACT_INTEGERS[column.type.bit_width]
+        column = column.cast(pa.float64())
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), most))
+        column = pc.if_else(pc.fill_null(whole, False), column, pa.scalar(None, pa.float64())).cast(pa.int64())
+    return column.cast(pa.string())
 
 
 def _text(

@@ -16,12 +16,14 @@ from itertools import pairwise
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
+from pipelines.corpus.beside import data_of, without_markers
 from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, Unfit, refuse
 from pipelines.corpus.columns import lacking, roles
 from pipelines.corpus.foreign_tables import ForeignTables
 from pipelines.corpus.formats import lance
 from pipelines.corpus.formats.registry import FORMATS, format_of
 from pipelines.corpus.listing import Place, choose, find, resolve
+from pipelines.corpus.partitions import types_of
 from pipelines.corpus.reading import Wanted, by_unit, columns_of
 from pipelines.corpus.shard_file import ShardFile
 from pipelines.errors import CorpusError, StorageError, VectormillError
@@ -64,17 +66,22 @@ class Corpus:
         broken: list[BrokenFile] = []
         tables = ForeignTables(place.root, self.storage)
         tables.check_root()
-        taken = choose(find(place, self.storage, broken, tables), place, self.config, broken, tables)
+        files = without_markers(find(place, self.storage, broken, tables))
+        if self.config.format in ("auto", "arrow"):
+            files = data_of(files, place.uri, self.storage, broken)
+        taken = choose(files, place, self.config, broken, tables)
         for file in sorted(broken, key=lambda file: file.file):
             unfit(file)
         return taken
 
     def carried(self, first: Sequence[Listing | Shard], known: pa.Schema = NOTHING) -> pa.Schema:
         """The carried columns with the types they shall have in the table: those in `known`, else those of the first
-        shard that has them (where it holds only nulls, of the next ones; string in the end). A shard may lack them.
+        shard that has them (where it holds only nulls, of the next ones; string in the end), else those that folders'
+        names say. A shard may lack them.
         Checks that each column of the job is in some shard. Raises CorpusError, StorageError."""
         types = {name: known.field(name).type for name in self.config.columns if name in known.names}
-        absent = set(columns_of(self.config)) - set(types)
+        folders = types_of((one.path for one in first), set(self.config.columns) - set(types))
+        absent = set(columns_of(self.config)) - set(types) - set(folders)
         seen: dict[str, None] = {}
         failure: VectormillError | None = None
         opened = 0
@@ -90,7 +97,7 @@ class Corpus:
                 break
         if absent and opened:
             raise failure or self._lacking(absent, list(seen), first)
-        kinds = ((name, types.get(name, pa.null())) for name in self.config.columns)
+        kinds = ((name, types.get(name, folders.get(name, pa.null()))) for name in self.config.columns)
         return pa.schema([pa.field(name, pa.string() if kind == pa.null() else kind) for name, kind in kinds])
 
     def _schemas(self, first: Sequence[Listing | Shard]) -> Iterator[pa.Schema | VectormillError]:

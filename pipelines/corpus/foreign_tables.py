@@ -24,7 +24,7 @@ from pipelines.storage.places import is_s3
 
 LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}  # folders right in the table's own
 ICEBERG = re.compile(r"(?:(?P<root>.*)/)?metadata/[^/]+\.metadata\.json(?:\.gz)?")
-# How its metadata is named: `00012-<uuid>.metadata.json`, or `v12.metadata.json`. A listing gives the first 1,000 names.
+# How its metadata is named: `00012-<uuid>.metadata.json`, or `v12.metadata.json`. A listing gives 1,000 names.
 ICEBERG_NAMES = ("metadata/0", "metadata/v")
 FOLDERS_LOOKED_AT = 16
 WAYS_OUT = {

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.config import CorpusConfig, StorageConfig
+from pipelines.corpus.beside import is_object
 from pipelines.corpus.broken import BrokenFile
 from pipelines.corpus.foreign_tables import ForeignTables
 from pipelines.corpus.formats.registry import format_of
@@ -48,7 +49,7 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
     where = uri if is_s3(uri) else local_path(uri)
     if is_s3(uri) and where.count("/") < 3:
         return Place(where)
-    if not uri.endswith("/") and (head(where, storage) is not None if is_s3(uri) else os.path.isfile(where)):
+    if not uri.endswith("/") and (is_object(where, storage) if is_s3(uri) else os.path.isfile(where)):
         folder, _, name = where.rpartition("/")
         return Place(folder or "/", name=name)
     if WILDCARDS.search(where) and not (not is_s3(uri) and os.path.isdir(where)):
@@ -63,7 +64,9 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
 
 def find(place: Place, storage: StorageConfig, broken: list[BrokenFile], tables: ForeignTables) -> Iterator[Found]:
     """(path, size, stamp) of every file that the place names, in no order. What is neither file nor folder, and folders
-    that cannot be opened, are added to `broken`; all that a store lists is shown to `tables`. Raises CorpusError, StorageError."""
+    that cannot be opened, are added to `broken`; all that a store lists is shown to `tables`.
+
+    Raises CorpusError, StorageError."""
     components = _compiled(place.pattern) if place.pattern else None
     if place.name is not None:
         status = head(place.uri(place.name), storage)

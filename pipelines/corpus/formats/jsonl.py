@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, columns_in, is_template
+from pipelines.corpus.columns import EXACT_INTEGERS
 from pipelines.corpus.formats import lines
 from pipelines.corpus.formats.lines import LINES, Raw, records, stretches
 from pipelines.corpus.reading import ABSENT, TOO_LONG, Piece, Wanted, fill_template, reason_of
@@ -175,6 +176,8 @@ def _is_strings(value: Any) -> bool:
 def _id(value: object) -> str | None:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_INTEGERS[64]:
+        return str(int(value))  # 1.0, as pandas writes integers where one is missing
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -1,4 +1,4 @@
-"""Tables of Delta Lake, Hudi and Iceberg are refused by name: their roots, what lies in them, what reaches into them."""
+"""Tables of Delta Lake, Hudi and Iceberg are refused by name: roots, what lies in them, what reaches into them."""
 
 from __future__ import annotations
 

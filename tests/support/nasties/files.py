@@ -103,7 +103,7 @@ JSON = [
             b'{"text": "x", "id": ' + b"9" * 5000 + b"}",
             b'{"text": "x", "id": 1e5}',
         ),
-        "1 embedded, 1 no_id, 1 undecodable",
+        "2 embedded, 1 undecodable",
         ID,
     ),
     Nasty(

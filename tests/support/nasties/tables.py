@@ -186,7 +186,7 @@ DRIFT = [
     ),
     Nasty(
         "drift: id of a type that cannot be one",
-        tables({"id": ["x"], "text": ["x"]}, {"id": [2.5], "text": ["y"]}),
+        tables({"id": ["x"], "text": ["x"]}, {"id": [b"x"], "text": ["y"]}),
         "failed: .*1.parquet: the id column",
         ID,
     ),
