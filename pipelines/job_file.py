@@ -18,6 +18,31 @@ from pipelines.errors import ConfigError
 UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 
 
+def _yaml(text: str) -> Any:
+    """Raises one of UNREADABLE, also for a key that is given twice: YAML itself would take the last."""
+    _check_keys(yaml.compose(text, yaml.SafeLoader), "", set())
+    return yaml.safe_load(text)
+
+
+def _check_keys(node: yaml.Node | None, where: str, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias may lie in what it stands for
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for inner in node.value:
+            _check_keys(inner, where, seen)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, inner in node.value:
+        name = f"{where}.{key.value}" if where else f"{key.value}"
+        line = key.start_mark.line + 1
+        if before := lines.get((key.tag, f"{key.value}")):
+            raise ValueError(f"{name} is given twice, in line {before} and in line {line}; leave one of them")
+        lines[key.tag, f"{key.value}"] = line
+        _check_keys(inner, name, seen)
+
+
 def _why(error: Exception) -> str:
     return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
 
@@ -41,7 +66,7 @@ def read_job(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as bad:
         raise ConfigError(f"{path} is not UTF-8 text: {bad}") from None
     try:
-        data = yaml.safe_load(text)
+        data = _yaml(text)
     except UNREADABLE as bad:
         raise ConfigError(f"{path} is not valid YAML: {_why(bad)}") from None
     if not isinstance(data, dict):

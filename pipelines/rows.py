@@ -10,7 +10,7 @@ from pipelines.content import DIGEST
 REASONS = {
     "undecodable": "the record cannot be decoded (broken JSON, invalid UTF-8, wrong number of fields)",
     "too_long": "the record or its text is longer than 32 MiB, the most that one row may hold",
-    "no_id": "the id column is null or missing",
+    "no_id": "the id column is null or missing, or holds neither a string nor an integer",
     "duplicate_id": "an earlier row of the same unit has this id (of tables that an older release made)",
     "no_text": "the text column is null or missing",
     "not_a_string": "the text is not a string",

@@ -104,10 +104,12 @@ def plan(job: JobFile, override: Overrides = None, as_json: AsJson = False, quie
     """Forecast: count the corpus and say what a run would do, without embedding anything.
 
     Example: vectormill plan configs/qwen3-0.6b.yaml"""
+    from pipelines.corpus.broken import error_of
     from pipelines.run.forecast import forecast
 
     result = forecast(load_job(job, override or ()), Display(quiet))
-    show(as_json, result.to_dict(), lambda console: terminal.forecast(console, result))
+    wrong = error_of(result.broken_files)
+    show(as_json, result.to_dict(), lambda console: terminal.forecast(console, result), wrong)
 
 
 @app.command()

@@ -87,7 +87,7 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity, but a carried column may hold them: null."""
+    """JSON knows no NaN, but a relevance may be one: null. Carried values come in a form of their own (values.py)."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from pipelines.cli.display import duration
 
 if TYPE_CHECKING:  # these import Lance, numpy and more; `vectormill --help` needs none of it
+    from pipelines.corpus.broken import BrokenFile
     from pipelines.maintenance.optimize import Optimized
     from pipelines.maintenance.status import Status
     from pipelines.maintenance.verify import Verdict
@@ -67,6 +69,7 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     exceptions = {
         "+ deleted since": max(0, c.deleted_rows),
         "+ MISSING": max(0, c.missing_rows),
+        "+ UNKNOWN, in files": sum(file.rows is None for file in c.broken_files),
         "- TOO MANY": -min(c.missing_rows, 0) - min(c.deleted_rows, 0),
         "in two units": c.overlapping_rows,
         "LACK PASSAGES": c.incomplete_rows,
@@ -89,12 +92,20 @@ def certificate(console: Console, c: Certificate, task: str = "embed") -> None:
     fields(console, "certificate: the sums add up" if c.adds_up else "certificate: THE SUMS DO NOT ADD UP", lines)
     for failure in c.failures:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+    _broken(console, c.broken_files)
     if c.missing_rows < 0 or c.overlapping_rows:
         console.print("  Another program wrote to the table: see docs/operations.md, or use a new table.name.")
     elif c.incomplete_rows:
         console.print("  Records of these rows were deleted from the table: `vectormill verify` says how many.")
     elif not c.adds_up:
         console.print(f"  The same command tries again what is missing; nothing is {words.done} twice.")
+
+
+def _broken(console: Console, files: Sequence[BrokenFile]) -> None:
+    """Each by its full path, and what is known of its rows."""
+    for file in files:
+        rows = "rows unknown" if file.rows is None else f"{file.rows:,} rows"
+        console.print(f"  cannot be read ({rows}): {file}", markup=False, soft_wrap=True)
 
 
 def searched(console: Console, found: BulkSearched) -> None:
@@ -115,6 +126,7 @@ def searched(console: Console, found: BulkSearched) -> None:
     fields(console, f"every query is accounted for: {found.out}" if c.adds_up else "QUERIES ARE MISSING", lines)
     for failure in c.failures:
         console.print(f"  failed: {failure}", markup=False, soft_wrap=True)
+    _broken(console, c.broken_files)
 
 
 def status(console: Console, s: Status) -> None:
@@ -142,6 +154,9 @@ def status(console: Console, s: Status) -> None:
             "indices": s.indices or "none",
         },
     )
+    if s.broken_files:
+        console.print(f"  When last looked at, {len(s.broken_files):,} file(s) of the corpus could not be read:")
+        _broken(console, s.broken_files)
     for row in s.first_bad_rows:
         console.print(f"  {row['_reason']}: {row['_detail']}", markup=False, soft_wrap=True)
     if s.first_bad_rows and s.bad_rows > len(s.first_bad_rows):
@@ -183,7 +198,10 @@ def forecast(console: Console, f: Forecast) -> None:
     }
     if f.stale_rows:
         lines["stale rows"] = f"{f.stale_rows:,} of shards no longer in the corpus"
+    if f.broken_files:
+        lines["files that cannot be read"] = f"{len(f.broken_files):,}; their rows are in none of these numbers"
     fields(console, f"forecast; no {words.result} was made", lines)
+    _broken(console, f.broken_files)
 
 
 def optimized(console: Console, o: Optimized) -> None:

@@ -15,24 +15,28 @@ from pipelines.corpus.reading import ABSENT, Wanted, columns_of, fill_template, 
 from pipelines.errors import CorpusError
 
 BEYOND_PYTHON = (OverflowError, ValueError, KeyError)  # the year 10000; a zone that is not in the data base
+CARRIED = "carried"
+EXACT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}  # floats of so many bits hold all integers below
 ROLES = {"text": "text", QUERY: "query", DOCUMENT: "document"}  # by a text's name between the stages, that in corpus
 
 
-def carried_fields(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
-    """The carried columns with their plain types, after checking that all columns of the job are there and fit.
+def fields_of(schema: pa.Schema, corpus: CorpusConfig, path: str) -> pa.Schema:
+    """The columns that a file has, with their plain types, after checking that those of the job fit. Carried ones may
+    be missing (its rows have nulls), the others not.
 
     Raises CorpusError naming the column, the file, and the nearest or the available columns."""
     for role, name in roles(corpus):
-        require(role, name, schema.names, path)
+        if role != CARRIED or name in schema.names:
+            require(role, name, schema.names, path)
     _check_id_and_texts(schema, corpus, path)
-    fields = [pa.field(name, plain(schema.field(name).type)) for name in corpus.columns]
-    for field in fields:
-        if not can_be_stored(field.type):
+    here = [pa.field(field.name, plain(field.type)) for field in schema]
+    for field in here:
+        if field.name in corpus.columns and not can_be_stored(field.type):
             raise CorpusError(
                 f"{path}: the carried column {field.name!r} is {field.type}, which a Lance table cannot hold; convert "
                 "it, or leave it out of corpus.columns"
             )
-    return pa.schema(fields)
+    return pa.schema(here)
 
 
 def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
@@ -40,26 +44,30 @@ def roles(corpus: CorpusConfig) -> Iterator[tuple[str, str]]:
     yield from (("id", name) for name in (corpus.id,) if name)
     yield from ((ROLES[text], name) for text, source in corpus.texts.items() for name in columns_in(source))
     yield from (("candidates", name) for name in (corpus.candidates,) if name)
-    yield from (("carried", name) for name in corpus.columns)
+    yield from ((CARRIED, name) for name in corpus.columns)
 
 
 def require(role: str, name: str, names: Sequence[str], path: str) -> None:
     """CorpusError unless `name` is exactly once among `names`."""
     found = list(names).count(name)
-    if found == 1:
-        return
-    if found:
+    if found > 1:
         raise CorpusError(f"{path} has {found} columns named {name!r}; rename all but one")
+    if not found:
+        raise CorpusError(lacking(role, name, names, path))
+
+
+def lacking(role: str, name: str, names: Sequence[str], whole: str, where: str = "") -> str:
+    """What to say where a column is not among `names`."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    raise CorpusError(f"{path} has no column {name!r} (the {role} column); {hint}It has: {shown or 'no columns'}")
+    return f"{whole} has no column {name!r}{where} (the {role} column); {hint}It has: {shown or 'no columns'}"
 
 
 def _check_id_and_texts(schema: pa.Schema, corpus: CorpusConfig, path: str) -> None:
     if corpus.id:
         kind = plain(schema.field(corpus.id).type)
-        whole = pt.is_integer(kind) or (pt.is_decimal(kind) and kind.scale == 0)
+        whole = pt.is_integer(kind) or pt.is_floating(kind) or (pt.is_decimal(kind) and kind.scale == 0)
         if not (pt.is_string(kind) or pt.is_null(kind) or whole):
             raise CorpusError(f"{path}: the id column {corpus.id!r} is {kind}; ids must be strings or integers")
     for text, source in corpus.texts.items():
@@ -88,11 +96,8 @@ def _check_candidates(name: str, kind: pa.DataType, path: str) -> None:
 
 
 def check(schema: pa.Schema, corpus: CorpusConfig, path: str) -> list[str]:
-    """Which of the job's columns a shard has: carried ones may be missing (read as nulls), id and text not.
-
-    Raises CorpusError."""
-    here = [name for name in corpus.columns if name in schema.names]
-    carried_fields(schema, corpus.model_copy(update={"columns": tuple(here)}), path)
+    """Which of the job's columns a file has, after the checks of `fields_of`. Raises CorpusError."""
+    fields_of(schema, corpus, path)
     return [name for name in columns_of(corpus) if name in schema.names]
 
 
@@ -106,7 +111,7 @@ def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, s
     columns = {name: _sound(table[name], name, bad) for name in table.column_names}
     reasons: dict[int, str] = {}
     why: dict[int, str] = {}
-    ids = columns[corpus.id].cast(pa.string()) if corpus.id else pa.nulls(rows, pa.string())
+    ids = _ids(columns[corpus.id]) if corpus.id else pa.nulls(rows, pa.string())
     carried = []
     for field in wanted.carried:
         fitted, misfits = fit(columns.get(field.name, pa.chunked_array([pa.nulls(rows)])), field.type)
@@ -124,6 +129,17 @@ def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, s
     return pa.Table.from_arrays(
         [ids, *carried, *texts, _sparse(reasons, rows), _sparse(why, rows)], schema=wanted.decoded
     )
+
+
+def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As strings. Integers of which one is missing are written by pandas as floats: 1.0 is 1 again, as far as floats
+    tell integers apart; other floats are no ids."""
+    if pt.is_floating(column.type):
+        most = EXACT_INTEGERS[column.type.bit_width]
+        column = column.cast(pa.float64())
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), most))
+        column = pc.if_else(pc.fill_null(whole, False), column, pa.scalar(None, pa.float64())).cast(pa.int64())
+    return column.cast(pa.string())
 
 
 def _text(

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import StorageConfig
+from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, Unfit, refuse
 from pipelines.corpus.corpus import Corpus
 from pipelines.corpus.formats.registry import FORMATS
 from pipelines.corpus.reading import columns_of
@@ -28,18 +29,25 @@ BYTES_PER_SCAN = 256 << 20
 FOOTER_BYTES = 64 << 10  # what a scan of Parquet reads, whatever the file's size
 REQUESTS_AT_ONCE = 16
 
-ScanBatch = Callable[[tuple[Listing, ...]], list[Shard]]
-MapFunction = Callable[[ScanBatch, Sequence[tuple[Listing, ...]]], Iterator[list[Shard]]]
+Scanned = list[Shard | BrokenFile]
+ScanBatch = Callable[[tuple[Listing, ...]], Scanned]
+MapFunction = Callable[[ScanBatch, Sequence[tuple[Listing, ...]]], Iterator[Scanned]]
 
 
 def scan_all(
-    corpus: Corpus, cache_uri: str, storage: StorageConfig, map_function: MapFunction, fresh: bool = False
+    corpus: Corpus,
+    cache_uri: str,
+    storage: StorageConfig,
+    map_function: MapFunction,
+    fresh: bool = False,
+    unfit: Unfit = refuse,
 ) -> list[Shard]:
     """Every shard of the corpus, sorted by path. Files whose size and stamp are as remembered (in the folder
-    `cache_uri`) are not opened; `fresh` forgets what is remembered. `map_function` is an executor's `map`.
+    `cache_uri`) are not opened; `fresh` forgets what is remembered. `map_function` is an executor's `map`. `unfit` is
+    shown each file that cannot be counted; it is no shard, and not remembered.
 
-    Raises CorpusError, StorageError."""
-    listings = corpus.list()
+    Raises CorpusError for a corpus that cannot be listed, StorageError for a store that fails as a whole."""
+    listings = corpus.list(unfit)
     cache = ShardCache(f"{cache_uri.rstrip('/')}/{CACHE_NAME}", storage, columns_of(corpus.config))
     known = {} if fresh else cache.load()
     started_ns = time.time_ns()
@@ -52,10 +60,14 @@ def scan_all(
             unknown.append(listing)
         else:
             shards.append(shard)
+    broken: list[BrokenFile] = []
     if unknown:
         for batch in map_function(partial(_scan_batch, corpus), list(_batches(corpus, unknown))):
-            shards.extend(batch)
-    assert len(shards) == len(listings), (len(shards), len(listings))
+            shards.extend(one for one in batch if isinstance(one, Shard))
+            broken.extend(one for one in batch if isinstance(one, BrokenFile))
+    assert len(shards) + len(broken) == len(listings), (len(shards), len(broken), len(listings))
+    for file in sorted(broken, key=lambda file: file.file):
+        unfit(file)
     shards.sort(key=lambda shard: shard.path)
     if unknown or known:
         cache.save(shards, started_ns)
@@ -76,11 +88,20 @@ def _batches(corpus: Corpus, listings: Sequence[Listing]) -> Iterator[tuple[List
         yield tuple(held)
 
 
-def _scan_batch(corpus: Corpus, batch: tuple[Listing, ...]) -> list[Shard]:
+def _scan_batch(corpus: Corpus, batch: tuple[Listing, ...]) -> Scanned:
     if not is_s3(corpus.config.uri):
-        return [corpus.scan(listing) for listing in batch]
+        return [_scan(corpus, listing) for listing in batch]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:  # a footer is two round trips and hardly any work
-        return list(pool.map(corpus.scan, batch))
+        return list(pool.map(partial(_scan, corpus), batch))
+
+
+def _scan(corpus: Corpus, listing: Listing) -> Shard | BrokenFile:
+    try:
+        return corpus.scan(listing)
+    except OF_ONE_FILE as bad:
+        if isinstance(bad, OF_THE_STORE):
+            raise
+        return BrokenFile(corpus.name(listing), str(bad))
 
 
 class ShardCache:

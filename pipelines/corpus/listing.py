@@ -9,11 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.config import CorpusConfig, StorageConfig
+from pipelines.corpus.beside import is_object
+from pipelines.corpus.broken import BrokenFile
+from pipelines.corpus.foreign_tables import ForeignTables
 from pipelines.corpus.formats.registry import format_of
 from pipelines.corpus.shard_file import extension
 from pipelines.errors import CorpusError
@@ -45,7 +49,7 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
     where = uri if is_s3(uri) else local_path(uri)
     if is_s3(uri) and where.count("/") < 3:
         return Place(where)
-    if not uri.endswith("/") and (head(where, storage) is not None if is_s3(uri) else os.path.isfile(where)):
+    if not uri.endswith("/") and (is_object(where, storage) if is_s3(uri) else os.path.isfile(where)):
         folder, _, name = where.rpartition("/")
         return Place(folder or "/", name=name)
     if WILDCARDS.search(where) and not (not is_s3(uri) and os.path.isdir(where)):
@@ -58,8 +62,11 @@ def resolve(uri: str, storage: StorageConfig) -> Place:
     return Place(where.rstrip("/") or "/")
 
 
-def find(place: Place, storage: StorageConfig) -> Iterator[Found]:
-    """(path, size, stamp) of every file that the place names, in no order. Raises CorpusError, StorageError."""
+def find(place: Place, storage: StorageConfig, broken: list[BrokenFile], tables: ForeignTables) -> Iterator[Found]:
+    """(path, size, stamp) of every file that the place names, in no order. What is neither file nor folder, and folders
+    that cannot be opened, are added to `broken`; all that a store lists is shown to `tables`.
+
+    Raises CorpusError, StorageError."""
     components = _compiled(place.pattern) if place.pattern else None
     if place.name is not None:
         status = head(place.uri(place.name), storage)
@@ -68,16 +75,17 @@ def find(place: Place, storage: StorageConfig) -> Iterator[Found]:
         yield (place.name, *status)
     elif is_s3(place.root):
         for found in list_s3(place.root, storage):
+            tables.see(found[0])
             parts = found[0].split("/")
             if not any(part.startswith(HIDDEN) for part in parts) and (
                 components is None or _matches(parts, components)
             ):
                 yield found
     else:
-        yield from _walk(place.root, components)
+        yield from _walk(place.root, components, broken)
 
 
-def _walk(root: str, components: Components | None) -> Iterator[Found]:
+def _walk(root: str, components: Components | None, broken: list[BrokenFile]) -> Iterator[Found]:
     pending: list[tuple[str, str, frozenset[tuple[int, int]], int]] = [(root, "", frozenset(), 0)]
     while pending:
         folder, below, ancestors, links = pending.pop()
@@ -88,18 +96,29 @@ def _walk(root: str, components: Components | None) -> Iterator[Found]:
                 continue  # a link back to a folder that this one lies in
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(HIDDEN):
-                        continue
                     path = below + entry.name
-                    if _is_folder(entry, path):
-                        if components is None or _matches(path.split("/"), components, leads=True):
-                            through = links + entry.is_symlink()
-                            _check_links(through, path)
-                            pending.append((entry.path, path + "/", ancestors | {here}, through))
-                    elif components is None or _matches(path.split("/"), components):
-                        yield _file(entry, path)
+                    is_folder = _is_folder(entry)
+                    if not _is_wanted(entry.name, path, components, is_folder):
+                        continue
+                    if is_folder:
+                        through = links + entry.is_symlink()
+                        _check_links(through, path)
+                        pending.append((entry.path, path + "/", ancestors | {here}, through))
+                    elif (found := _file(entry, path)) is not None:
+                        yield found
+                    else:
+                        broken.append(BrokenFile(entry.path, _no_file(entry)))
         except OSError as bad:
-            raise translate(bad, folder) from bad
+            failure = translate(bad, folder)
+            if folder == root:
+                raise failure from bad
+            broken.append(BrokenFile(folder, str(failure)))
+
+
+def _is_wanted(name: str, path: str, components: Components | None, is_folder: bool) -> bool:
+    if name.startswith(HIDDEN):
+        return False
+    return components is None or _matches(path.split("/"), components, leads=is_folder)
 
 
 def _check_links(links: int, path: str) -> None:
@@ -110,25 +129,33 @@ def _check_links(links: int, path: str) -> None:
         )
 
 
-def _is_folder(entry: os.DirEntry[str], path: str) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as bad:
         if bad.errno == errno.ELOOP:
-            raise CorpusError(f"{path} {_NO_TARGET}") from None
+            return False  # a link to itself
         raise
 
 
-_NO_TARGET = "is a link to nothing; mend it or take it out of the corpus"
 _NO_FILE = "is neither a file nor a folder but a pipe, a socket or a device; take it out of the corpus"
 
 
-def _file(entry: os.DirEntry[str], path: str) -> Found:
-    if entry.is_file():
-        status = entry.stat()
-        return path, status.st_size, f"mtime:{status.st_mtime_ns}"
-    dangling = entry.is_symlink() and not os.path.exists(entry.path)
-    raise CorpusError(f"{path} {_NO_TARGET if dangling else _NO_FILE}")
+def _file(entry: os.DirEntry[str], path: str) -> Found | None:
+    """None for what is no file, or is gone since it was listed."""
+    try:
+        status = os.stat(entry.path)
+    except OSError as bad:
+        if bad.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    return (path, status.st_size, f"mtime:{status.st_mtime_ns}") if stat.S_ISREG(status.st_mode) else None
+
+
+def _no_file(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return f"{entry.path} is a link to nothing; mend it or take it out of the corpus"
+    return f"{entry.path} {_NO_FILE}"
 
 
 def _compiled(pattern: str) -> Components:
@@ -158,8 +185,11 @@ def _matches(parts: list[str], components: Components, leads: bool = False) -> b
     return first.match(parts[0]) is not None and _matches(parts[1:], components[1:], leads)
 
 
-def choose(found: Iterable[Found], place: Place, corpus: CorpusConfig) -> list[Listing]:
-    """The files to read, sorted by path.
+def choose(
+    found: Iterable[Found], place: Place, corpus: CorpusConfig, broken: list[BrokenFile], tables: ForeignTables
+) -> list[Listing]:
+    """The files to read, sorted by path; those whose names cannot be used are added to `broken`, none may lie in one of
+    the tables.
 
     With `format: auto` all must have one and the same known format. With a format set, a single file and what a glob
     matches are taken whatever their extension; of a folder or prefix, files are left out whose extension is that of
@@ -167,22 +197,31 @@ def choose(found: Iterable[Found], place: Place, corpus: CorpusConfig) -> list[L
     taken: list[Listing] = []
     counts: Counter[tuple[str | None, str]] = Counter()
     for path, size, stamp in found:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise CorpusError(f"{path!r}: the file name is not valid UTF-8; rename the file") from None
-        if "" in path.split("/"):  # Arrow's file systems know no such path
-            raise CorpusError(f"{path!r}: the key has an empty part (`//`, or a `/` too many); rename the object")
+        if wrong := _wrong_name(path):
+            # As it may be printed: with the bytes that are no text escaped.
+            broken.append(BrokenFile(ascii(place.uri(path))[1:-1], wrong))
+            continue
         kind = format_of(path)
         counts[kind, extension(path)] += 1
         named = place.name is not None or place.pattern is not None
         if corpus.format == "auto" or named or kind in (corpus.format, None):
             taken.append(Listing(path, size, stamp))
+    tables.check(listing.path for listing in taken)
     if corpus.format == "auto":
         _check_one_format(counts, corpus)
-    if not taken:
+    if not taken and not broken:
         raise CorpusError(_nothing(place, corpus, sum(counts.values())))
     return sorted(taken, key=lambda listing: listing.path)
+
+
+def _wrong_name(path: str) -> str | None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"{path!r}: the file name is not valid UTF-8; rename the file"
+    if "" in path.split("/"):  # Arrow's file systems know no such path
+        return f"{path!r}: the key has an empty part (`//`, or a `/` too many); rename the object"
+    return None
 
 
 def _check_one_format(counts: Counter[tuple[str | None, str]], corpus: CorpusConfig) -> None:

@@ -18,6 +18,7 @@ import pyarrow.types as pt
 
 from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in
 from pipelines.content import DIGEST, row_digests, text_digests
+from pipelines.corpus.partitions import filled
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX
 from pipelines.errors import CorpusError
 from pipelines.rows import REASONS, row_schema, text_fields
@@ -119,6 +120,7 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     """The unit's table: ids completed, reasons settled in the order of rows.REASONS, provenance and digests stamped.
     What a row becomes depends on that row alone."""
     assert decoded.num_rows == unit.rows, (decoded.num_rows, unit)
+    decoded = filled(decoded, unit.path, wanted.carried)
     numbers = pa.array(range(unit.start, unit.stop), pa.int64())
     own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
     ids, reason = decoded["id"], decoded["_reason"]

@@ -50,6 +50,11 @@ class ShardFile:
     storage: StorageConfig
 
     @property
+    def name(self) -> str:
+        """What messages call it: where it lies; of a Lance dataset, and which fragment."""
+        return self.uri if self.uri.endswith(self.path) else f"{self.uri}, fragment {self.path}"
+
+    @property
     def remote(self) -> bool:
         return is_s3(self.uri)
 
@@ -96,11 +101,11 @@ class ShardFile:
         if self.remote and "LanceError(IO)" in text and (failure := cause_of(error, self.uri)):
             return failure
         return CorpusError(
-            f"{self.path} is damaged or not of its format ({text}); replace it, or take it out of the corpus"
+            f"{self.name} is damaged or not of its format ({text}); replace it, or take it out of the corpus"
         )
 
     def error(self, what: str) -> CorpusError:
-        return CorpusError(f"{self.path}: {what}")
+        return CorpusError(f"{self.name}: {what}")
 
 
 def overlap(units: Sequence[Unit], start: int, stop: int) -> tuple[int, int] | None:

@@ -88,12 +88,14 @@ class Failed:
     """Units that went no further, and why.
 
     fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops, with this error.
-    hung: a stage did not come to an end with them, and one of their rows may be to blame."""
+    hung: a stage did not come to an end with them, and one of their rows may be to blame.
+    unread: their file is to blame, which can be read no further there."""
 
     bundle: Bundle
     why: str
     fatal: type[Exception] | None = None
     hung: bool = False
+    unread: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def _head(item: Item) -> dict[str, Any]:
     head: dict[str, Any] = {"bundle": _bundle_to_json(item.bundle)}
     match item:
         case Failed():
-            return head | {"why": item.why, "fatal": item.fatal and item.fatal.__name__, "hung": item.hung}
+            fatal = item.fatal and item.fatal.__name__
+            return head | {"why": item.why, "fatal": fatal, "hung": item.hung, "unread": item.unread}
         case Receipt():
             return head | {"fragments": list(item.fragments), "tally": _tally_to_json(item.tally)}
     return head | {"tally": _tally_to_json(item.tally)}
@@ -65,7 +66,8 @@ def decode(batch: pa.Table) -> list[Item]:
         head = json.loads(text.as_py())
         bundle = _bundle_from_json(head["bundle"])
         if "why" in head:
-            items.append(Failed(bundle, head["why"], _error_named(head["fatal"]), head["hung"]))
+            fatal = _error_named(head["fatal"])
+            items.append(Failed(bundle, head["why"], fatal, head["hung"], head["unread"]))
         elif "fragments" in head:
             items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
         else:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.corpus.broken import BrokenFile
+from pipelines.storage.files import read_json
 from pipelines.table import contents
 from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
 from pipelines.table.index.records import IndexState
@@ -18,7 +20,8 @@ BAD_ROWS_SHOWN = 10
 class Status:
     """Counts are of the table. units_total, corpus_rows, last_run and last_commit are what the last run noted down,
     None if its version was cleaned up. reasons: records by reason. first_bad_rows: id, reason and detail of a few.
-    model: the identity, and the weights' name. indices: names of all."""
+    model: the identity, and the weights' name. indices: names of all. broken_files: of the corpus, as the last run that
+    came to its end found them."""
 
     table: str
     task: str
@@ -43,6 +46,7 @@ class Status:
     rows_per_unit: int
     vector_index: IndexState | None
     indices: list[str]
+    broken_files: tuple[BrokenFile, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,7 +87,15 @@ def _status(table: LanceTable, bad_rows_shown: int) -> Status:
         rows_per_unit=table.metadata.rows_per_unit,
         vector_index=table.vector_index(),
         indices=table.index_names(),
+        broken_files=_broken_files(table.address),
     )
+
+
+def _broken_files(address: TableAddress) -> tuple[BrokenFile, ...]:
+    """From the last certificate: what cannot be read is in no table."""
+    found = read_json(f"{address.location.removesuffix('.lance')}.vectormill/certificate.json", address.storage)
+    listed = found.get("broken_files", ()) if isinstance(found, dict) else ()
+    return tuple(BrokenFile(file["file"], file["why"], file["rows"]) for file in listed)
 
 
 def _number(text: str | None) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from actors.checks.check import Check
 from pipelines.config import JobConfig
+from pipelines.corpus.broken import named
 from pipelines.engine.open import open_executor
 from pipelines.engine.stage import Executor
 from pipelines.maintenance.samples import bad_sample, sample_again
@@ -119,6 +120,9 @@ def _verify(
 
 
 def _sums(c: Certificate, task: str) -> Iterator[Check]:
+    if c.broken_files:
+        said = f"{len(c.broken_files):,} file(s) cannot be read, and nobody knows their rows:\n{named(c.broken_files)}"
+        yield Check("every file can be read", False, said)
     accounted = f"{c.rows:,} rows = {c.embedded_rows:,} embedded + {c.bad_rows:,} with a reason"
     if c.deleted_rows > 0:
         accounted += f" + {c.deleted_rows:,} deleted from the table since"

@@ -15,6 +15,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.corpus.broken import BrokenFile, error_of
 from pipelines.errors import ConfigError, Incomplete, VectormillError
 from pipelines.run.prepare import Prepared
 from pipelines.table import contents
@@ -47,7 +48,8 @@ class Certificate:
 
     rows: in the corpus. All else is of the corpus's shards, read from the table, but stale_rows: in the table, of
     shards no longer in the corpus. incomplete_rows: that lost some of their passages. duplicate_ids: ids that name
-    several rows; all of these are embedded. failures: units that could not be embedded, with why."""
+    several rows; all of these are embedded. failures: units that could not be embedded, with why. broken_files: of the
+    corpus, that could not be counted, so that nobody knows their rows (which are not in `rows`), or not be read."""
 
     table: str
     table_version: int
@@ -70,6 +72,7 @@ class Certificate:
     incomplete_rows: int
     duplicate_ids: int
     failures: tuple[str, ...] = ()
+    broken_files: tuple[BrokenFile, ...] = ()
 
     @property
     def missing_rows(self) -> int:
@@ -77,7 +80,8 @@ class Certificate:
 
     @property
     def adds_up(self) -> bool:
-        return not (self.missing_rows or self.overlapping_rows or self.incomplete_rows or self.failures)
+        torn = self.missing_rows or self.overlapping_rows or self.incomplete_rows
+        return not (torn or self.failures or self.broken_files)
 
     @property
     def wrong(self) -> VectormillError | None:
@@ -88,6 +92,7 @@ class Certificate:
         counted = {"missing": self.missing_rows, "there twice": self.overlapping_rows, "torn": self.incomplete_rows}
         found = [f"{rows:,} rows are {what}" for what, rows in counted.items() if rows]
         found += [f"{len(self.failures):,} failures, the first: {self.failures[0]}"] if self.failures else []
+        found += [str(broken)] if (broken := error_of(self.broken_files)) else []
         kind = Incomplete if self.missing_rows < 0 or self.overlapping_rows or self.incomplete_rows else VectormillError
         return kind(f"the sums do not add up: {', '.join(found)}")
 
@@ -98,9 +103,14 @@ class Certificate:
         return dict(sorted(found.items()))
 
 
-def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = ()) -> Certificate:
+def account(
+    prepared: Prepared,
+    table: LanceTable,
+    failures: tuple[str, ...] = (),
+    unread: tuple[BrokenFile, ...] = (),
+) -> Certificate:
     """Sums by a scan of the provenance columns. Takes the digests from their columns, as they were when the records
-    were written; `verify` makes them again."""
+    were written; `verify` makes them again. unread: files that were counted, and then could not be read."""
     shards = prepared.by_id
     state = contents.checkpoint(table, shards)
     totals = contents.totals(table, shards)
@@ -127,6 +137,7 @@ def account(prepared: Prepared, table: LanceTable, failures: tuple[str, ...] = (
         incomplete_rows=contents.count_torn(table, state.torn),
         duplicate_ids=contents.count_duplicate_ids(table, shards),
         failures=failures,
+        broken_files=(*prepared.broken, *unread),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors.weights.locate import locate
 from pipelines.config import JobConfig
+from pipelines.corpus.broken import BrokenFile
 from pipelines.engine.open import open_executor
 from pipelines.progress import Progress
 from pipelines.run import sizing
@@ -22,7 +23,7 @@ from pipelines.tasks.task import Words
 @dataclass(frozen=True)
 class Forecast:
     """Counts are exact; tokens, records, bytes and hours are estimates from a sample of rows and the model's size.
-    replica_hours: None for a model whose speed nobody knows."""
+    replica_hours: None for a model whose speed nobody knows. broken_files: whose rows are in no number here."""
 
     corpus: str
     shards: int
@@ -38,6 +39,7 @@ class Forecast:
     record_bytes: int
     replica_hours: float | None
     stale_rows: int
+    broken_files: tuple[BrokenFile, ...]
     table: str
     fingerprint: str
 
@@ -56,6 +58,7 @@ class Forecast:
             f"{self.words.result}_bytes_estimate": self.record_bytes,
             "replica_hours_estimate": self.replica_hours,
             "stale_rows": self.stale_rows,
+            "broken_files": [asdict(file) for file in self.broken_files],
             "table": self.table,
             "fingerprint": self.fingerprint,
         }
@@ -89,6 +92,7 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
             record_bytes=round(todo * estimate.records_per_row * width),
             replica_hours=None if speed is None else round(todo * estimate.tokens_per_row / speed / 3600, 3),
             stale_rows=sum(state.stale.values()),
+            broken_files=prepared.broken,
             table=prepared.address.location,
             fingerprint=prepared.metadata.fingerprint,
         )

@@ -13,11 +13,12 @@ from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
 from pipelines.config import JobConfig
-from pipelines.corpus.corpus import Corpus
+from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, named
+from pipelines.corpus.corpus import NOTHING, Corpus
 from pipelines.corpus.counting import scan_all
 from pipelines.engine.open import Capacity, capacity
 from pipelines.engine.stage import Executor
-from pipelines.errors import CorpusError, FingerprintMismatch, TableError
+from pipelines.errors import CorpusError, FingerprintMismatch, TableError, VectormillError
 from pipelines.run import sizing
 from pipelines.table.files import TableAddress
 from pipelines.table.schema import CARRIED_MARK, NEW_FIELDS, TEXT_MARK, TableMetadata, has_mark
@@ -31,7 +32,8 @@ ESTIMATED_FROM_ROWS = 256
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the rows of a corpus cost, by the first rows of its middle shard; they are read when they are asked for."""
+    """What the rows of a corpus cost, by the first rows of its middle shard, or of the next that can be read; they are
+    read when they are asked for."""
 
     task: Task
     corpus: Corpus
@@ -51,16 +53,28 @@ class Estimate:
     @cached_property
     def _per_row(self) -> tuple[float, float]:
         filled = [shard for shard in self.shards if shard.rows]
-        shard = filled[len(filled) // 2]
-        rows = min(shard.rows, ESTIMATED_FROM_ROWS)
-        unit = Unit(shard.id, shard.path, 0, rows, shard.size, shard.stamp)
-        tokens, records = self.task.estimate(self.spec, next(iter(self.corpus.read([unit], self.carried))))
-        return tokens / rows, records / rows
+        middle = len(filled) // 2
+        failure: VectormillError | None = None
+        for shard in [*filled[middle:], *filled[:middle]]:
+            rows = min(shard.rows, ESTIMATED_FROM_ROWS)
+            unit = Unit(shard.id, shard.path, 0, rows, shard.size, shard.stamp)
+            try:
+                sample = next(iter(self.corpus.read([unit], self.carried)))
+            except OF_ONE_FILE as bad:
+                if isinstance(bad, OF_THE_STORE):
+                    raise
+                failure = failure or bad
+                continue
+            tokens, records = self.task.estimate(self.spec, sample)
+            return tokens / rows, records / rows
+        assert failure is not None, "a corpus without rows was refused"
+        raise failure
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that is decided before a replica starts. notes: what the user should be told, a line each."""
+    """All that is decided before a replica starts. shards: that could be counted; broken: the files that could not.
+    notes: what the user should be told, a line each."""
 
     job: JobConfig
     task: Task
@@ -73,6 +87,7 @@ class Prepared:
     metadata: TableMetadata
     schema: pa.Schema
     address: TableAddress
+    broken: tuple[BrokenFile, ...] = ()
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -131,13 +146,12 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
     # A branch that moves now gives all nodes the same weights.
     spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
-    shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh=fresh_counts)
-    if not any(shard.rows for shard in shards):
-        raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
-    carried = corpus.carried([shard.listing for shard in shards if shard.rows])
-    if table is not None:  # its types were decided once; later shards are cast to them
-        known = table.schema.remove_metadata()
-        carried = pa.schema([known.field(f.name) if f.name in known.names else f for f in carried])
+    broken: list[BrokenFile] = []
+    shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh_counts, broken.append)
+    _check_rows(job, shards, broken)
+    # A table's types were decided once; later shards are cast to them.
+    known = table.schema.remove_metadata() if table is not None else NOTHING
+    carried = corpus.carried([shard.listing for shard in shards if shard.rows], known)
     estimate = Estimate(task, corpus, shards, carried, spec)
     asked = job.model.model_dump(include={"weights", "revision", "query_prompt", "query_instruction"})
     size = _rows_per_unit(job, table, estimate, given.replicas.max)
@@ -148,7 +162,18 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     if table is not None:
         check_same_space(table, task, metadata, schema)
     decided = (job, task, corpus, shards, carried, spec, given, estimate, metadata, schema, address)
-    return Prepared(*decided, notes=_notes(job, table))
+    return Prepared(*decided, broken=tuple(broken), notes=_notes(job, table))
+
+
+def _check_rows(job: JobConfig, shards: Sequence[Shard], broken: Sequence[BrokenFile]) -> None:
+    """Raises CorpusError for a corpus without rows."""
+    if any(shard.rows for shard in shards):
+        return
+    if len(broken) == 1 and not shards:
+        raise CorpusError(str(broken[0]))
+    if broken:
+        raise CorpusError(f"corpus.uri: no rows can be read from {job.corpus.uri}:\n{named(broken)}")
+    raise CorpusError(f"corpus.uri: the {len(shards):,} file(s) in {job.corpus.uri} hold no rows")
 
 
 def _check_task(task: Task, table: LanceTable | None) -> None:

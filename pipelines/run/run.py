@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.spec import ModelError
 from pipelines import __version__
+from pipelines.corpus.broken import named
 from pipelines.engine.stage import Executor
 from pipelines.errors import VectormillError
 from pipelines.progress import Progress
@@ -50,7 +51,7 @@ class Run:
         self.table = table
         replicas = prepared.capacity.replicas
         self.metrics = RunMetrics(prepared.rows, replicas=replicas.min, replicas_max=replicas.max)
-        self.attempts = UnitAttempts(progress.say)
+        self.attempts = UnitAttempts(progress.say, prepared.corpus.name)
         self._begin_from(state)
 
     @classmethod
@@ -60,6 +61,11 @@ class Run:
         check_same_space(table, prepared.task, prepared.metadata, prepared.schema)
         for note in prepared.notes:
             progress.say(note)
+        if prepared.broken:
+            progress.say(
+                f"{len(prepared.broken):,} file(s) of the corpus cannot be read; their rows are not counted, those of "
+                f"the others go on:\n{named(prepared.broken)}"
+            )
         return cls(prepared, executor, progress, table, contents.checkpoint(table, prepared.by_id))
 
     def work(self) -> Certificate:
@@ -87,7 +93,7 @@ class Run:
         self.bad_rows = BadRows(self.job.run.max_bad_rows, self.prepared.rows, before, self.prepared.task.words.result)
 
     def _account(self) -> Certificate:
-        found = account(self.prepared, self.table, tuple(self.attempts.failures))
+        found = account(self.prepared, self.table, tuple(self.attempts.failures), self.attempts.broken)
         most = self.job.run.max_duplicate_ids
         if not found.duplicate_ids:
             return found
@@ -139,7 +145,8 @@ class Run:
             self.progress.say(f"{rows:,} rows in {len(self.prepared.shards):,} shard(s), {todo:,} units to do")
         if state.stale:
             self.progress.say(
-                f"{len(state.stale):,} shard(s) in the table are no longer in the corpus (changed or removed), "
+                f"{len(state.stale):,} shard(s) in the table are no longer in the corpus (changed, removed"
+                f"{', or in a file that cannot be read' if self.prepared.broken else ''}), "
                 f"{sum(state.stale.values()):,} rows; run.stale_rows is {self.job.run.stale_rows!r}"
             )
 

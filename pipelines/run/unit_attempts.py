@@ -9,24 +9,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from pipelines.corpus.broken import BrokenFile
 from pipelines.engine.stage import Failed
 from pipelines.errors import EngineError, VectormillError
 from pipelines.units import Bundle, Unit, split
 
 ATTEMPTS = 2
-MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs money for nothing
+MOST_FAILED = 256  # units, or files that cannot be read; more is a fault of the set-up, and costs money for nothing
 MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
 
 
 class UnitAttempts:
-    """`failures` are the units given up, with why, in words. `say` tells the user."""
+    """`failures` are the units given up, with why, in words; `broken` the files of those that could not be read: one
+    that nothing can be read of is thousands of units, and one fault. `say` tells the user, `name` a unit's file."""
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], name: Callable[[Unit], str]):
         self.failures: list[str] = []
+        self._broken: dict[str, BrokenFile] = {}
         self._say = say
+        self._name = name
         self._attempts: Counter[int] = Counter()
         self._hung: list[Unit] = []
+
+    @property
+    def broken(self) -> tuple[BrokenFile, ...]:
+        return tuple(self._broken.values())
+
+    @property
+    def given_up(self) -> int:
+        """Units and files."""
+        return len(self.failures) + len(self._broken)
 
     def after_failure(self, failed: Failed) -> list[Bundle]:
         """The units that are to be tried again, each alone. Raises VectormillError for a fatal failure, or
@@ -43,15 +57,25 @@ class UnitAttempts:
             self._attempts[unit.id] += 1
             if self._attempts[unit.id] < ATTEMPTS:
                 again.append((unit,))
+            elif failed.unread:
+                self._unread(unit, failed.why)
             else:
                 self.failures.append(f"{unit}: {failed.why}")
                 self._say(f"failed: {self.failures[-1]}")
-        if len(self.failures) > MOST_FAILED_UNITS:
+        if self.given_up > MOST_FAILED:
             raise VectormillError(
-                f"{len(self.failures)} units failed, the last one with: {self.failures[-1]}. Stopped; what is "
-                "committed stays, and the same command goes on once the cause is removed."
+                f"{self.given_up} units or files failed, the last one with: {failed.why}. Stopped; what is committed "
+                "stays, and the same command goes on once the cause is removed."
             )
         return again
+
+    def _unread(self, unit: Unit, why: str) -> None:
+        file = self._name(unit)
+        before = self._broken.get(file)
+        if before is None:
+            self._say(f"failed: {unit}: {why}")
+            before = BrokenFile(file, why.removeprefix("read: "), 0)
+        self._broken[file] = replace(before, rows=(before.rows or 0) + unit.rows)
 
     def after_loss(self, lost: Sequence[Unit], ran: Sequence[Bundle]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
         """(bundles to run next, single rows found guilty and of what). `ran`: the bundles in which the lost units, and

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 from actors.spec import ModelSpec
 from pipelines.config import columns_in, is_template
 from pipelines.content import DIGEST
+from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE
 from pipelines.corpus.columns import first_beyond_python
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine.stage import Executor
@@ -100,10 +101,14 @@ class Fill:
                 continue
             here_n = np.flatnonzero(shard_N == shard)
             units = list(_units(self.shards[shard], np.unique(row_N[here_n])))
-            for unit, rows in zip(units, self.corpus.read(units, self.carried), strict=True):
-                inside_n = here_n[(row_N[here_n] >= unit.start) & (row_N[here_n] < unit.stop)]
-                made = self.task.passages(self.spec, rows.drop_columns(self.carried.names))
-                yield _matched(records, inside_n, made)
+            try:
+                for unit, rows in zip(units, self.corpus.read(units, self.carried), strict=True):
+                    inside_n = here_n[(row_N[here_n] >= unit.start) & (row_N[here_n] < unit.stop)]
+                    made = self.task.passages(self.spec, rows.drop_columns(self.carried.names))
+                    yield _matched(records, inside_n, made)
+            except OF_ONE_FILE as bad:
+                if isinstance(bad, OF_THE_STORE):
+                    raise  # else a file that cannot be read any more tells as little as one that is gone
 
 
 def _units(shard: Shard, rows: np.ndarray) -> Iterator[Unit]:

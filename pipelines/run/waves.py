@@ -68,7 +68,7 @@ class Waves:
             for unit, reason in single_rows:
                 self._record_lost(unit, reason)
             narrowing = narrowing or bool(parts)
-            self.metrics.failures = len(self.attempts.failures)
+            self.metrics.failures = self.attempts.given_up
             todo = again + parts
         self._commit()
         self.committer.forget()

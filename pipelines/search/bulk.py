@@ -152,7 +152,7 @@ def _same_queries(prepared: Prepared, request: BulkSearch) -> None:
     if table is None:
         return
     state = checkpoint(table, prepared.by_id)
-    if state.stale:
+    if state.stale and not prepared.broken:  # it may be the file that cannot be read now; it keeps `out` from being
         raise ConfigError(
             f"{prepared.address.location} holds the results of other queries: it differs in QUERIES "
             f"({sum(state.stale.values()):,} of them are not in {request.queries}, which changed or is another file). "

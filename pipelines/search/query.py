@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+import pyarrow as pa
+
 from pipelines.errors import ConfigError
+from pipelines.values import json_row
 
 Mode = Literal["vector", "text", "hybrid"]
 CANDIDATES = 100
@@ -53,7 +56,8 @@ class Hit:
     relevance if reranked, else the similarity, the BM25 score (mode text) or the sum of reciprocal ranks (hybrid).
     similarity: the cosine to the query, -1 to 1; None for what only the words found. relevance: by the reranker, 0 to
     1; None without one, NaN where it gave no number. chunk, start, end: which passage of its row, and its characters
-    there. text: the passage, None if it cannot be had. columns: the table's own, beside id and text."""
+    there. text: the passage, None if it cannot be had. columns: the table's own, beside id and text; what Python cannot
+    hold in its JSON form. carried: the same as a table of one row, each value exact."""
 
     rank: int
     id: str
@@ -66,6 +70,9 @@ class Hit:
     end: int
     text: str | None
     columns: dict[str, Any]
+    carried: pa.Table = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON has it; docs/search.md says in which form values are."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "carried"}
+        return {**own, "columns": json_row(self.carried)}

@@ -24,7 +24,7 @@ from pipelines.search.query import Hit, Mode, Query
 from pipelines.search.query_model import query_embedder
 from pipelines.table.digests import DIGEST_FIELDS
 from pipelines.table.files import TableAddress
-from pipelines.table.lookup import Lookup
+from pipelines.table.lookup import CARRIED, Lookup
 from pipelines.table.schema import NEW_FIELDS, OF_THE_MODEL, PROVENANCE, TableMetadata
 from pipelines.table.table import open_table
 
@@ -146,6 +146,7 @@ class Searcher:
                 end=record["_end"],
                 text=self._passages.of(record),
                 columns={name: record[name] for name in self._shown},
+                carried=record[CARRIED].select(self._shown),
             )
             for rank, record in enumerate(records, start=1)
         ]

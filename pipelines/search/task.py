@@ -179,11 +179,12 @@ class SearchActor:
         }
         for field in SEARCHED:
             columns[field.name] = pa.array([_value(hit, field.name) for hit in hits], field.type)
-        shown = self._task.searched.shown
-        for name, field in zip(self._task.searched.carried, shown, strict=True):
-            # The text column is none of a hit's columns: it is its text.
-            values = [None if hit is None else hit.columns.get(name, hit.text) for hit in hits]
-            columns[field.name] = pa.array(values, field.type)
+        carried = _carried(hits)
+        for name, field in zip(self._task.searched.carried, self._task.searched.shown, strict=True):
+            if name in carried.column_names:
+                columns[field.name] = carried[name].combine_chunks()
+            else:  # the text column is none of a hit's columns: it is its text
+                columns[field.name] = pa.array([hit and hit.text for hit in hits], field.type)
         for name, column in columns.items():
             out = out.append_column(name, column)
         nothing_N = good_N[take] & np.array([hit is None for hit in hits], dtype=bool)
@@ -217,6 +218,15 @@ class SearchActor:
         except ModelError:
             return None
         return self._query.instruction
+
+
+def _carried(hits: list[Hit | None]) -> pa.Table:
+    """The carried columns of each hit as the searched table has them, null where there is no hit."""
+    rows = [hit.carried for hit in hits if hit is not None]
+    if not rows:
+        return pa.table({})
+    there = np.array([hit is not None for hit in hits])
+    return pa.concat_tables(rows).take(pa.array(np.cumsum(there) - 1, mask=~there))
 
 
 def _value(hit: Hit | None, name: str) -> object:

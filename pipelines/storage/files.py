@@ -39,6 +39,15 @@ def list_s3(uri: str, storage: StorageConfig) -> Iterator[Found]:
         arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
+def first_keys(folder: str, prefix: str, storage: StorageConfig) -> list[str]:
+    """Up to 1,000 objects below a folder of a store whose names there begin so, by one request. Raises StorageError."""
+    bucket, key = split_s3(folder)
+    base = f"{key}/" if key else ""
+    arguments = {"Bucket": bucket, "Prefix": base + prefix}
+    page = with_backoff("listing", folder, lambda: _translated(folder, storage, "list_objects_v2", arguments), True)
+    return [item["Key"][len(base) :] for item in page.get("Contents", ())]
+
+
 def _translated(uri: str, storage: StorageConfig, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Raises VectormillError."""
     try:

@@ -19,14 +19,17 @@ from pipelines.errors import TableError
 from pipelines.table.files import unreadable
 from pipelines.table.index.records import COLUMN, rows_outside, tuning_of
 from pipelines.table.table import LanceTable
+from pipelines.values import python_rows
 
 REFINE_FACTOR = 10  # with an index that nobody tuned: sort this many times `limit` candidates by the stored vectors
+CARRIED = "_carried"
 Record = dict[str, Any]
 
 
 class Lookup:
     """In a table as it is now. Open it with Lance's own cache (`LanceTable.open`): that of a run would read an index
-    anew for each query. columns: of the records that are found; `_rowid` and `_reason` are among them in any case."""
+    anew for each query. columns: of the records that are found; `_rowid` and `_reason` are among them in any case, and
+    under CARRIED each has itself as a table of one row, in which every value is exact."""
 
     def __init__(self, table: LanceTable, columns: Sequence[str]):
         self._table = table
@@ -69,8 +72,12 @@ class Lookup:
             )
         query = MatchQuery(text, columns[0]) if len(columns) == 1 else MultiMatchQuery(text, columns)
         found = self._scan("_score", where, full_text_query=query, limit=limit)
-        # An index on a carried column holds rows without a vector too. Few, so they are dropped here.
-        return _best_first([record for record in found if record["_reason"] is None], "_score")
+        if any(record["_reason"] is not None for record in found):
+            # An index on a carried column holds rows without a vector too. They must not take the places of others;
+            # sparing those where there are none would cost each search a look at the whole column.
+            good = f"_reason IS NULL AND (\n{where}\n)" if where else "_reason IS NULL"
+            found = self._scan("_score", good, full_text_query=query, limit=limit)
+        return _best_first(found, "_score")
 
     def unindexed(self) -> dict[str, int]:
         """Rows outside the `vector` and the `full-text` indexes: many of them make a search slow. Absent: an index
@@ -95,8 +102,9 @@ class Lookup:
                 with_row_id=True,
                 **search,
             )
-            found: list[Record] = scanner.to_table().to_pylist()
-            return found
+            found = scanner.to_table()
+            places = enumerate(python_rows(found))
+            return [{**record, CARRIED: found.slice(place, 1)} for place, record in places]
         except (ValueError, RuntimeError, OSError, pa.ArrowException) as bad:
             if where:
                 self._table.check_filter(where)

@@ -10,13 +10,15 @@ from itertools import groupby
 
 import pyarrow as pa
 
+from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine import deadline
 from pipelines.engine.stage import Failed, Parcel, Reader, Tally
-from pipelines.errors import CredentialsRefused, StoreUnavailable, VectormillError
+from pipelines.errors import StoreUnavailable, VectormillError
 from pipelines.storage.retry import Backoff
 from pipelines.units import Bundle, Span, Unit
 
+UNREAD = (*OF_ONE_FILE, OSError, pa.ArrowException)
 UnitRead = tuple[Unit, pa.Table | Exception]
 ReadUnits = Callable[[list[Unit]], Iterator[pa.Table]]
 
@@ -92,8 +94,8 @@ def _delivered(
 ) -> Parcel | Failed:
     """What goes to the next stage; a parcel takes the counted retries with it."""
     if isinstance(rows, Exception):
-        whole_store = isinstance(rows, (StoreUnavailable, CredentialsRefused))  # then no other unit will fare better
-        return Failed(bundle, f"read: {rows}", fatal=type(rows) if whole_store else None)
+        fatal = type(rows) if isinstance(rows, OF_THE_STORE) else None
+        return Failed(bundle, f"read: {rows}", fatal=fatal, unread=isinstance(rows, UNREAD))
     tally = Tally(retries=Counter(retries), seconds={"read": time.perf_counter() - started})
     retries.clear()
     if not carried:

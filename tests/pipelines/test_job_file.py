@@ -2,7 +2,7 @@ import pytest
 
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.errors import ConfigError
-from pipelines.job_file import load_job, parse_job
+from pipelines.job_file import load_job, parse_job, read_job
 
 GOOD = {"corpus": {"uri": "c"}, "table": {"uri": "t", "name": "n"}}
 
@@ -78,11 +78,26 @@ def test_all_mistakes_at_once():
         ("corpus: [", "not valid YAML"),
         ("- a\n- b\n", "it holds list"),
         ("", "it holds NoneType"),
+        ("corpus: {uri: a, uri: b}", r"corpus\.uri is given twice, in line 1 and in line 1"),
+        ("corpus:\n  uri: a\nmodel: {}\ncorpus:\n  id: b\n", r"corpus is given twice, in line 1 and in line 4"),
+        ("a:\n- {x: 1}\n- x: 1\n  y:\n    z: 1\n    'z': 2\n", r"a\.y\.z is given twice, in line 5 and in line 6"),
     ],
 )
 def test_broken_files(tmp_path, text, words):
     with pytest.raises(ConfigError, match=words):
         load_job(write(tmp_path, text))
+
+
+def test_a_key_may_be_given_again_elsewhere_and_over_what_is_merged(tmp_path):
+    text = "base: &base {uri: a, name: t}\ncorpus: {<<: *base, uri: c}\ntable: *base\n"
+    found = read_job(write(tmp_path, text))
+    assert found["corpus"]["uri"] == "c"
+    assert found["table"]["uri"] == "a"
+
+
+def test_an_override_gives_a_key_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"min is given twice"):
+        load_job(write(tmp_path, "corpus: {uri: a}\n"), ["run.replicas={min: 1, min: 2}"])
 
 
 def test_missing_and_undecodable_files(tmp_path):

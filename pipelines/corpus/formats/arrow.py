@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
-from pipelines.corpus.columns import carried_fields, check, from_arrow
+from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.units import Shard, Unit
@@ -32,7 +32,7 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
         return None
     try:
         with file.open() as stream:
-            return carried_fields(_open(stream).schema, wanted.corpus, file.path)
+            return fields_of(_open(stream).schema, wanted.corpus, file.name)
     except BROKEN as bad:
         raise file.broken(bad) from bad
 
@@ -47,7 +47,7 @@ def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
                 options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
                 rows, breaks = breaks_of(batch.num_rows for batch in _batches(_open(stream, options)))
                 if rows:
-                    check(_open(stream).schema, corpus, file.path)
+                    check(_open(stream).schema, corpus, file.name)
     except BROKEN as bad:
         raise file.broken(bad) from bad
     version = file.stamp if file.remote else file.digest()
@@ -58,7 +58,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             schema = _open(stream).schema
-            names = check(schema, wanted.corpus, file.path)
+            names = check(schema, wanted.corpus, file.name)
             indices = [schema.get_field_index(name) for name in names]
             opened = _open(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
             stop = 0

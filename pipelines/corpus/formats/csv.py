@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
-from pipelines.corpus.columns import carried_fields, check, from_arrow
+from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.formats import lines
 from pipelines.corpus.formats.lines import Framing, Raw, records, stretches
 from pipelines.corpus.reading import TOO_LONG, Piece, Wanted
@@ -78,9 +78,9 @@ def reader(corpus: CorpusConfig) -> str:
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
-    """The carried columns, all strings; None for an empty file. Raises CorpusError."""
+    """All strings; None for an empty file. Raises CorpusError."""
     names = header(file, wanted.corpus)
-    return carried_fields(_schema(names), wanted.corpus, file.path) if names else None
+    return fields_of(_schema(names), wanted.corpus, file.name) if names else None
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
@@ -88,7 +88,7 @@ def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     names: list[str] = []
     shard = lines.scan(file, framing(corpus), reader(corpus), lambda raw: names.extend(_names(raw, file, corpus)))
     if shard.rows:
-        check(_schema(names), corpus, file.path)
+        check(_schema(names), corpus, file.name)
     return shard
 
 
@@ -122,7 +122,7 @@ def _fields(record: bytes, delimiter: str) -> list[str] | None:
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
     corpus = wanted.corpus
     names = header(file, corpus)
-    here = check(_schema(names), corpus, file.path)
+    here = check(_schema(names), corpus, file.name)
     places = [names.index(name) for name in here]
     for row, found in stretches(file, units, framing(corpus)):
         notes: dict[int, str] = {}

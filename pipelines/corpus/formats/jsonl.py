@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, columns_in, is_template
-from pipelines.corpus.columns import require, roles
+from pipelines.corpus.columns import EXACT_INTEGERS
 from pipelines.corpus.formats import lines
 from pipelines.corpus.formats.lines import LINES, Raw, records, stretches
 from pipelines.corpus.reading import ABSENT, TOO_LONG, Piece, Wanted, fill_template, reason_of
@@ -38,7 +38,8 @@ def reader(corpus: CorpusConfig) -> str:
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
-    """The carried columns' types from the first rows; None for a file without rows. Raises CorpusError."""
+    """The columns of the first rows, and the types of the carried ones there; None for a file without rows. Raises
+    CorpusError."""
     found: list[Raw] = []
     for _, some, _ in records(file, LINES):
         found.extend(some)
@@ -48,13 +49,13 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     rows = [one for one in parsed if one is not None]
     if not rows:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = dict.fromkeys(name for row in rows for name in row)
     corpus = wanted.corpus
-    for role, name in roles(corpus):
-        require(role, name, names, file.path)
     if corpus.candidates:
         _check_candidates(corpus.candidates, rows, file)
-    return pa.schema([pa.field(name, _infer([row.get(name) for row in rows])) for name in corpus.columns])
+    kinds = {name: _infer([row.get(name) for row in rows]) for name in corpus.columns}
+    # A name may be half of a surrogate pair.
+    return pa.schema([pa.field(n.encode(errors="replace").decode(), kinds.get(n, pa.null())) for n in names])
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
@@ -73,11 +74,13 @@ def _check_candidates(column: str, rows: list[dict[str, Any]], file: ShardFile) 
 
 def _infer(values: list[Any]) -> pa.DataType:
     kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()  # another file may tell
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
         return pa.int64()
-    return pa.float64() if kinds and kinds <= {int, float} and float in kinds else pa.string()
+    return pa.float64() if kinds <= {int, float} and float in kinds else pa.string()
 
 
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
@@ -173,6 +176,8 @@ def _is_strings(value: Any) -> bool:
 def _id(value: object) -> str | None:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_INTEGERS[64]:
+        return str(int(value))  # 1.0, as pandas writes integers where one is missing
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig, StorageConfig
-from pipelines.corpus.columns import carried_fields, check, from_arrow
+from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import ShardFile, overlap
 from pipelines.errors import CorpusError
@@ -73,7 +73,7 @@ def reader(corpus: CorpusConfig) -> str:
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
-    return carried_fields(_fragment(file).schema, wanted.corpus, file.path)
+    return fields_of(_fragment(file).schema, wanted.corpus, file.name)
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
@@ -82,7 +82,7 @@ def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
         fragment = _fragment(file)
         rows = fragment.count_rows()
         if rows:
-            check(fragment.schema, corpus, file.path)
+            check(fragment.schema, corpus, file.name)
     except (OSError, ValueError) as bad:
         raise file.broken(bad) from bad
     return Shard(file.path, file.size, file.stamp, file.stamp, reader(corpus), rows)
@@ -91,7 +91,7 @@ def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
     try:
         fragment = _fragment(file)
-        names = check(fragment.schema, wanted.corpus, file.path)
+        names = check(fragment.schema, wanted.corpus, file.name)
         at, stop = units[0].start, units[-1].stop
         scanner = fragment.scanner(columns=names, batch_size=BATCH_ROWS, offset=at, limit=stop - at)
         for batch in scanner.to_batches():

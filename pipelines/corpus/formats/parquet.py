@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import CorpusConfig
-from pipelines.corpus.columns import carried_fields, check, from_arrow
+from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
 from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
 from pipelines.units import Shard, Unit
@@ -27,14 +27,14 @@ def reader(corpus: CorpusConfig) -> str:
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
-    return carried_fields(_footer(file)[1], wanted.corpus, file.path)
+    return fields_of(_footer(file)[1], wanted.corpus, file.name)
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """Raises CorpusError, StorageError."""
     metadata, schema, raw = _footer(file)
     if metadata.num_rows:
-        check(schema, corpus, file.path)
+        check(schema, corpus, file.name)
     groups = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     rows, breaks = breaks_of(groups)
     version = file.stamp if file.remote else f"footer:{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
@@ -60,7 +60,7 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         with file.open() as stream:
             parquet = pq.ParquetFile(stream, pre_buffer=file.remote, page_checksum_verification=True)
-            names = check(parquet.schema_arrow, wanted.corpus, file.path)
+            names = check(parquet.schema_arrow, wanted.corpus, file.name)
             stop = 0
             for group in range(parquet.num_row_groups):
                 start, stop = stop, stop + parquet.metadata.row_group(group).num_rows

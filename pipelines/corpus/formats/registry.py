@@ -34,8 +34,8 @@ class Format(Protocol):
         """The format and those options that decide what a row is; part of a shard's identity."""
 
     def columns(self, file: ShardFile, wanted: Wanted) -> pa.Schema | None:
-        """The carried columns with the types they have in this file, after checking that all columns of the job are in
-        it; None where an empty file says nothing. Raises CorpusError, StorageError."""
+        """The columns of this file, the carried ones with the types they have there; None where an empty file says
+        nothing. Raises CorpusError where one is lacking that each file must have, StorageError."""
 
     def scan(self, file: ShardFile, corpus: CorpusConfig) -> Shard:
         """Row count and identity, after checking that the columns are there which every shard must have.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
-from pipelines.corpus.columns import carried_fields, from_arrow
+from pipelines.corpus.columns import fields_of, from_arrow
 from pipelines.corpus.formats import lines
 from pipelines.corpus.formats.lines import LINES, Raw, mark_length, stretches
 from pipelines.corpus.reading import TOO_LONG, Piece, Wanted
@@ -25,7 +25,7 @@ def reader(corpus: CorpusConfig) -> str:
 
 
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema:
-    return carried_fields(SCHEMA, wanted.corpus, file.path)
+    return fields_of(SCHEMA, wanted.corpus, file.name)
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:

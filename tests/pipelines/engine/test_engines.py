@@ -16,7 +16,7 @@ import yaml
 
 from pipelines.engine import ray as ray_executor
 from pipelines.engine.stage import Parcel, Receipt, Stage, Tally
-from pipelines.errors import CorpusError, VectormillError
+from pipelines.errors import VectormillError
 from pipelines.run.certificate import differences
 from pipelines.run.prepare import prepare
 from pipelines.run.run import Run
@@ -73,11 +73,25 @@ def test_both_engines_with_the_real_model_and_chunks(tmp_path, executor):
         assert va is None or max(abs(x - y) for x, y in zip(va, vb, strict=True)) < 2e-5
 
 
-def test_counting_errors_come_back_as_they_are(tmp_path, executor):
+def test_files_that_cannot_be_counted_come_back_by_name(tmp_path, executor):
     write_parquet(tmp_path / "corpus")
     (tmp_path / "corpus" / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(CorpusError, match=r"broken\.parquet"):
-        prepare(ray_job(tmp_path), executor)
+    (broken,) = prepare(ray_job(tmp_path), executor).broken
+    assert broken.file == str(tmp_path / "corpus" / "broken.parquet")
+    certificate = run(ray_job(tmp_path), executor)
+    assert certificate.broken_files == (broken,)
+    assert certificate.embedded_rows == certificate.rows == 120
+    assert not certificate.adds_up
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_named_once(tmp_path, executor):
+    write_parquet(tmp_path / "corpus")
+    prepared = prepare(ray_job(tmp_path), executor)
+    path = tmp_path / "corpus" / "part-1.parquet"
+    path.unlink()
+    certificate = Run.open(prepared, executor, Said()).work()
+    assert [(file.file, file.rows) for file in certificate.broken_files] == [(str(path), 40)]
+    assert certificate.embedded_rows == 80
 
 
 def label_with_task(parcels):

@@ -19,7 +19,7 @@ def unit(rows, start=0):
 
 def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
     said = Said()
-    retries = UnitAttempts(said.say)
+    retries = UnitAttempts(said.say, str)
     whole = unit(20)
 
     def hangs(one):
@@ -43,7 +43,7 @@ def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
 
 
 def test_too_many_hangs_stop_the_run():
-    retries = UnitAttempts(lambda message: None)
+    retries = UnitAttempts(lambda message: None, str)
     ran = [(unit(1, number),) for number in range(MOST_LOST_BUNDLES + 1)]
     for bundle in ran:
         retries.after_failure(Failed(bundle, "embed: not done", hung=True))
@@ -54,11 +54,11 @@ def test_too_many_hangs_stop_the_run():
 def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
     """One row that kills its process takes up to 256 units of its bundle with it: that is not a fault of the set-up."""
     tiny = tuple(unit for n in range(200) for unit in cut(shard(5, f"{n}.parquet"), 10))
-    again, guilty = UnitAttempts(lambda said: None).after_loss(tiny, [tiny])
+    again, guilty = UnitAttempts(lambda said: None, str).after_loss(tiny, [tiny])
     assert (len(again), guilty) == (200, [])
     many = [(unit,) for unit in tiny[: MOST_LOST_BUNDLES + 1]]
     with pytest.raises(VectormillError, match="lost 65 units"):
-        UnitAttempts(lambda said: None).after_loss([unit for (unit,) in many], many)
+        UnitAttempts(lambda said: None, str).after_loss([unit for (unit,) in many], many)
 
 
 # ---------------------------------------------------------------------- in a whole run

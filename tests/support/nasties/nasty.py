@@ -67,9 +67,9 @@ def outcome(config: Any) -> str:
     assert len({(row["_shard"], row["_row"]) for row in found}) == len(found), "a row is in twice"
     for row in found:
         assert (row["vector"] is None) == (row["_reason"] is not None) == (row["_detail"] is not None)
-    if certificate.failures:
+    if certificate.failures or certificate.broken_files:
         assert not certificate.adds_up
-        return f"failed: {'; '.join(certificate.failures)}"
+        return f"failed: {'; '.join(map(str, (*certificate.failures, *certificate.broken_files)))}"
     assert certificate.adds_up
     assert len(found) == certificate.rows
     counts = Counter(row["_reason"] or "embedded" for row in found)

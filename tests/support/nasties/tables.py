@@ -169,25 +169,25 @@ DRIFT = [
         "3 embedded",
         N,
     ),
-    Nasty("drift: text missing", tables({"text": ["x"]}, {"txt": ["y"]}), "refused: 1.parquet has no column 'text'"),
+    Nasty("drift: text missing", tables({"text": ["x"]}, {"txt": ["y"]}), "failed: .*1.parquet has no column 'text'"),
     Nasty(
         "drift: id missing",
         tables({"id": ["x"], "text": ["x"]}, {"text": ["y"]}),
-        "refused: 1.parquet has no column 'id'",
+        "failed: .*1.parquet has no column 'id'",
         ID,
     ),
     Nasty(
         "drift: text of another type",
         tables({"text": ["x"]}, {"text": [1]}),
-        "refused: 1.parquet: the text column 'text' is int64",
+        "failed: .*1.parquet: the text column 'text' is int64",
     ),
     Nasty(
         "drift: id of another type", tables({"id": ["x"], "text": ["x"]}, {"id": [2], "text": ["y"]}), "2 embedded", ID
     ),
     Nasty(
         "drift: id of a type that cannot be one",
-        tables({"id": ["x"], "text": ["x"]}, {"id": [2.5], "text": ["y"]}),
-        "refused: 1.parquet: the id column",
+        tables({"id": ["x"], "text": ["x"]}, {"id": [b"x"], "text": ["y"]}),
+        "failed: .*1.parquet: the id column",
         ID,
     ),
     drift("narrower", pa.array([1], "int64"), pa.array([2], "int8"), "2 embedded"),

@@ -34,8 +34,10 @@ IDS = [
     ids([None, None], "null", "2 no_id"),
     ids([1, 2], pa.decimal128(38, 0), "2 embedded"),
     ids([10**70, 2], pa.decimal256(76, 0), "2 embedded"),
-    *(ids(values, kind, "refused: ids must be strings or integers") for values, kind in [
+    *(ids(values, kind, "2 embedded") for values, kind in [
         ([1.0, 2.0], "float64"), ([1.0, 2.0], "float32"), (np.array([1, 2], np.float16), "float16"),
+    ]),
+    *(ids(values, kind, "refused: ids must be strings or integers") for values, kind in [
         ([True, False], "bool"), ([b"a", b"b"], "binary"),
         ([b"a", b"b"], pa.binary(1)), ([NOON, None], pa.timestamp("us")), ([NOON, None], pa.timestamp("ns", "UTC")),
         ([DAY, None], "date32"), ([ONE, None], pa.decimal128(5, 2)), ([["a"], ["b"]], pa.list_(pa.string())),
