@@ -39,7 +39,7 @@ def test_auto_that_points_to_a_dead_head_says_so_at_once(no_heads, monkeypatch):
         reach.must_be_somewhere()
     monkeypatch.setenv("RAY_ADDRESS", DEAD)
     monkeypatch.setattr(reach, "_heads_here", lambda: 1)
-    with pytest.raises(EngineError, match="RAY_ADDRESS: nothing answers at 127.0.0.1:9") as caught:
+    with pytest.raises(EngineError, match=f"RAY_ADDRESS: nothing answers at {DEAD}") as caught:
         reach.must_be_somewhere()
     assert caught.value.exit_code == 1
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -57,7 +57,7 @@ def test_what_is_no_address_is_a_mistake():
     ("said", "code", "words"),
     [
         (
-            "validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /x",
+            "AF_UNIX path length cannot exceed 107 bytes: /x",
             2,
             "set RAY_TMPDIR to a short",
         ),
@@ -108,8 +108,7 @@ def test_the_command_obeys_sigterm_while_it_connects(tmp_path, how):
         if how == "silent":
             server.settimeout(60)
             server.accept()  # the look whether anybody is there
-            server.accept()  # Ray
-            time.sleep(1)
+            time.sleep(5)  # Ray is at it
             process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == (143 if how == "silent" else 1), said
