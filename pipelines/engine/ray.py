@@ -32,9 +32,10 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
+from pipelines.engine.reach import answers, in_time, meant, must_answer, must_be_somewhere
 from pipelines.engine.stage import Parcel, Reader, Result, Stage
 from pipelines.engine.ticks import with_ticks
-from pipelines.engine.watch import ReplicasGone, Watch, answers, must_answer
+from pipelines.engine.watch import ReplicasGone, Watch
 from pipelines.engine.wire import decode, span_to_json
 from pipelines.engine.workers import Replica, read_task, stage_task
 from pipelines.errors import ConfigError, EngineError, VectormillError
@@ -94,17 +95,19 @@ class RayExecutor:
         self._connect()
 
     def _connect(self) -> None:
-        """Begin a job on the cluster. Raises EngineError."""
+        """Begin a job on the cluster. Raises EngineError, ConfigError for what will not do better."""
         log_level = logging.ERROR
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        if self._address is not None and self._address != "auto":
+        if self._address == "auto":
+            must_be_somewhere()
+        elif self._address is not None:
             must_answer(self._address)
+        begin = functools.partial(ray.init, log_to_driver=False, logging_level=log_level, **self._options)
         try:
-            ray.init(log_to_driver=False, logging_level=log_level, **self._options)
+            # What Ray starts here ends with the thread that started it; that must be the one that stays.
+            begin() if self._own else in_time(begin)
         except Exception as bad:  # a node that is not up within 30 s is a plain Exception of Ray's
-            own = "is there enough shared memory, or is the machine too busy? The same command may do in a minute"
-            hint = own if self._own else "run.address: null starts Ray on this machine"
-            raise EngineError(f"cannot start or reach Ray (run.address: {self._address}): {bad}; {hint}") from bad
+            raise meant(self._address, bad) from bad
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which exits without a commit
         logging.getLogger("ray").setLevel(log_level)

@@ -1,5 +1,4 @@
-"""Is anybody there? Watches over an execution by Ray Data, so that nothing is waited for that cannot come, and asks
-whether something listens at an address without the engine, whose own calls may wait for minutes. Knows no Ray.
+"""Watches over an execution by Ray Data, so that nothing is waited for that cannot come. Knows no Ray.
 
 Ray restarts a replica whose node died, and keeps the calls it had in hand for it, as soon as there is room: on a
 cluster that has shrunk, never. So when nothing has come for a while and the cluster holds fewer replicas than it did,
@@ -8,16 +7,14 @@ the execution is given up, and what is left is run again by as many replicas as 
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.errors import ConfigError, EngineError
+from pipelines.errors import EngineError
 
 PATIENCE_SECONDS = 60.0  # of silence after a node was lost, or three times the longest silence before
 NO_ROOM_SECONDS = 3600.0  # to wait for a node that can hold a replica
-PROBE_SECONDS = 10.0
 
 
 class ReplicasGone(Exception):
@@ -79,28 +76,3 @@ class Watch:
 
     def after_execution_fails(self, executor: object, error: Exception) -> None:
         pass
-
-
-def _connect(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PROBE_SECONDS):
-        pass
-
-
-def answers(address: str) -> bool:
-    try:
-        _connect(address)
-    except OSError:
-        return False
-    return True
-
-
-def must_answer(address: str) -> None:
-    """Raise ConfigError unless something listens there: ray.init would wait for minutes without a word."""
-    try:
-        _connect(address)
-    except (OSError, ValueError) as bad:
-        raise ConfigError(
-            f"run.address: nothing answers at {address} ({bad}); give the head node's host:port (6379 by default), "
-            "auto on a node of the cluster, or null to start Ray here"
-        ) from None
