@@ -21,7 +21,7 @@ from pipelines.storage.places import is_s3
 from pipelines.units import Listing, Shard
 
 CACHE_NAME = "shards.arrow"
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
 UNTRUSTED_NS = 2_000_000_000  # a file may change twice in one tick of its clock; git's index has the same rule
 FILES_PER_SCAN = 64
 BYTES_PER_SCAN = 256 << 20

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
-from pipelines.units import Bundle, Unit, split
+from pipelines.units import Bundle, Span, Unit, split
 
 ATTEMPTS = 2
 MOST_FAILED_UNITS = 256  # of a run; more is a fault of the set-up, and costs money for nothing
-MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
+MOST_LOST_SPANS = 64  # at once; more is a fault of the machines, not of some rows
 
 
 class UnitAttempts:
@@ -53,14 +54,14 @@ class UnitAttempts:
             )
         return again
 
-    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Bundle]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
-        """(bundles to run next, single rows found guilty and of what). `ran`: the bundles in which the lost units, and
-        those that hung since the last call, travelled.
+    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Span]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
+        """(bundles to run next, single rows found guilty and of what). `ran`: the spans in which the lost units, and
+        those that hung since the last call, travelled: a process that dies reading one takes all that follows with it.
 
         Raises VectormillError if so many are lost that it is not for some row's sake."""
         hung, self._hung = self._hung, []
         ids = {unit.id for unit in [*lost, *hung]}
-        if sum(any(unit.id in ids for unit in bundle) for bundle in ran) > MOST_LOST_BUNDLES:
+        if sum(any(unit.id in ids for unit in chain.from_iterable(span)) for span in ran) > MOST_LOST_SPANS:
             raise VectormillError(
                 f"the engine lost {len(lost):,} units without a word and {len(hung):,} hung, more than single rows "
                 "that kill or hang their process would explain; look at memory and at the engine's output. What is "
@@ -68,7 +69,7 @@ class UnitAttempts:
             )
         if lost:
             self._say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
-        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
+        alone = {bundle[0].id for span in ran for bundle in span if len(bundle) == 1}
         again: list[Bundle] = []
         guilty: list[tuple[Unit, str]] = []
         for unit, reason in [(u, "crashes_worker") for u in lost] + [(u, "hangs_worker") for u in hung]:
