@@ -3,6 +3,7 @@
     VectormillError              one clear message: what, where, what to do; exit code 1
     ├── ConfigError              the job file or an override is wrong; exit code 2
     ├── CorpusError              a shard cannot be listed, read or understood
+    │   └── TooLarge             rows come to more bytes than are held at once: read fewer of them together
     ├── StorageError             the object store or disk refuses, or is unfit (no conditional PUT)
     │   ├── StoreUnavailable     it does not answer, fails inside, asks for fewer requests: tried again for minutes
     │   └── CredentialsRefused   none, wrong or expired: nothing else will fare better
@@ -37,6 +38,10 @@ class ConfigError(VectormillError):
 
 
 class CorpusError(VectormillError):
+    pass
+
+
+class TooLarge(CorpusError):
     pass
 
 

@@ -21,6 +21,9 @@ from itertools import pairwise
 Range = tuple[int, int]
 UNSEEKABLE = -1
 UNIT_BYTES = 32 << 20  # of a file: where rows are long, a unit or a bundle has fewer of them
+# Of rows as they are read, and again of what they have become before a model reads them: what travels together. A unit
+# that comes to more than four times that is cut anew.
+PARCEL_BYTES, UNIT_BYTES_MOST = 64 << 20, 256 << 20
 
 
 def content_id(*parts: object) -> int:

@@ -82,7 +82,8 @@ class Corpus:
     def read(self, units: Sequence[Unit], carried: pa.Schema) -> Iterator[pa.Table]:
         """One table of `row_schema(carried)` a unit, in order, in one pass. The units are of one shard and ascending.
 
-        Raises CorpusError when the file is damaged, is not what was counted or lacks a column; StorageError."""
+        Raises CorpusError when the file is damaged, is not what was counted or lacks a column, TooLarge for a unit that
+        is to be cut; StorageError."""
         assert len({unit.path for unit in units}) <= 1, "units of several shards"
         assert all(a.stop <= b.start for a, b in pairwise(units)), "units out of order"
         if not units:

@@ -51,7 +51,7 @@ def _head(item: Item) -> dict[str, Any]:
     head: dict[str, Any] = {"bundle": _bundle_to_json(item.bundle)}
     match item:
         case Failed():
-            return head | {"why": item.why, "fatal": item.fatal, "hung": item.hung}
+            return head | {"why": item.why, "flags": [item.fatal, item.hung, item.too_large]}
         case Receipt():
             return head | {"fragments": list(item.fragments), "tally": _tally_to_json(item.tally)}
     return head | {"tally": _tally_to_json(item.tally)}
@@ -63,7 +63,7 @@ def decode(batch: pa.Table) -> list[Item]:
         head = json.loads(text.as_py())
         bundle = _bundle_from_json(head["bundle"])
         if "why" in head:
-            items.append(Failed(bundle, head["why"], head["fatal"], head["hung"]))
+            items.append(Failed(bundle, head["why"], *head["flags"]))
         elif "fragments" in head:
             items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
         else:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipelines.units import UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
+from pipelines.units import PARCEL_BYTES, UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
 
 SECONDS_PER_UNIT = 10.0
 # For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and
@@ -68,6 +68,11 @@ def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1,
     seconds = max(SECONDS_PER_UNIT, replicas / UNITS_PER_SECOND_MOST)
     smallest = _power_of_two(SMALLEST_UNIT / max(records_per_row, 1.0))
     return max(smallest, min(LARGEST_UNIT, _power_of_two(seconds * speed / max(tokens_per_row, 1.0))))
+
+
+def rows_of_few_bytes(bytes_per_row: float) -> int:
+    """The most rows for a unit of rows of so many bytes, as they are read: a power of two."""
+    return _power_of_two(PARCEL_BYTES / max(bytes_per_row, 1.0))
 
 
 def _power_of_two(wanted: float) -> int:

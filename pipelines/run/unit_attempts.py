@@ -1,6 +1,7 @@
 """What is tried again, and what is given up.
 
-A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. A unit that vanishes (no receipt,
+A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. One that comes to more bytes than
+are held at once is cut into eighths. A unit that vanishes (no receipt,
 no failure) was lost with its process, three times over; one that hangs did not get through in its time. Both are run
 alone and then in eighths, until the one row is left that kills or hangs its process, which is recorded with a reason.
 All of it is bounded."""
@@ -39,6 +40,8 @@ class UnitAttempts:
             for unit in failed.bundle:
                 self._say(f"{unit}, {unit.rows:,} row(s) in hand: {failed.why}; its process is replaced")
             return []
+        if failed.too_large:
+            return self._cut(failed)
         again: list[Bundle] = []
         for unit in failed.bundle:
             self._attempts[unit.id] += 1
@@ -53,6 +56,15 @@ class UnitAttempts:
                 "committed stays, and the same command goes on once the cause is removed."
             )
         return again
+
+    def _cut(self, failed: Failed) -> list[Bundle]:
+        """A bundle's units each alone, of a unit its eighths."""
+        if len(failed.bundle) > 1:
+            return [(unit,) for unit in failed.bundle]
+        (unit,) = failed.bundle
+        assert unit.rows > 1, failed
+        self._say(f"{unit}: {failed.why}; it is cut into eighths. A smaller run.rows_per_unit saves the second reading")
+        return [(part,) for part in _eighths(unit)]
 
     def after_loss(self, lost: Sequence[Unit], ran: Sequence[Span]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
         """(bundles to run next, single rows found guilty and of what). `ran`: the spans in which the lost units, and

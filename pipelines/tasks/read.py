@@ -13,11 +13,9 @@ import pyarrow as pa
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine import deadline
 from pipelines.engine.stage import Failed, Parcel, Reader, Tally
-from pipelines.errors import CredentialsRefused, StoreUnavailable, VectormillError
+from pipelines.errors import CredentialsRefused, StoreUnavailable, TooLarge, VectormillError
 from pipelines.storage.retry import Backoff
-from pipelines.units import Bundle, Span, Unit
-
-PARCEL_BYTES = 128 << 20  # of rows as they were read; a unit may have more
+from pipelines.units import PARCEL_BYTES, Bundle, Span, Unit
 
 WHOLE_STORE = (StoreUnavailable, CredentialsRefused)  # then no other unit will fare better
 
@@ -108,7 +106,8 @@ def _delivered(
 ) -> Parcel | Failed:
     """What goes to the next stage; a parcel takes the counted retries with it."""
     if isinstance(rows, Exception):
-        return Failed(bundle, f"read: {rows}", fatal=isinstance(rows, WHOLE_STORE))
+        flags = {"fatal": isinstance(rows, WHOLE_STORE), "too_large": isinstance(rows, TooLarge)}
+        return Failed(bundle, f"read: {rows}", **flags)
     tally = Tally(retries=Counter(retries), seconds={"read": time.perf_counter() - started})
     retries.clear()
     if not carried:
