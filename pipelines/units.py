@@ -37,7 +37,8 @@ class Listing:
     """One input file as listed, before it is opened.
 
     path: relative to the corpus root, `/` as separator. size: bytes.
-    stamp: what tells cheaply that the file was touched (`etag:...`, `mtime:<ns>`, `fragment:...`)."""
+    stamp: what tells cheaply that the file was touched: `etag:...`, `mtime:<ns>,ctime:<ns>,inode:<n>` of a local one,
+        `fragment:...`."""
 
     path: str
     size: int

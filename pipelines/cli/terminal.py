@@ -183,6 +183,8 @@ def forecast(console: Console, f: Forecast) -> None:
     }
     if f.stale_rows:
         lines["stale rows"] = f"{f.stale_rows:,} of shards no longer in the corpus"
+    if f.exchange:
+        lines["same rows again"] = str(f.exchange)
     fields(console, f"forecast; no {words.result} was made", lines)
 
 

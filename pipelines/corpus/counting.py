@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,5 +145,6 @@ def _shard(values: tuple[Any, ...]) -> Shard:
 
 
 def _age_ns(shard: Shard, started_ns: int) -> int:
-    kind, _, value = shard.stamp.partition(":")
-    return started_ns - int(value) if kind == "mtime" else started_ns
+    """Since the file last changed, as far as its stamp tells."""
+    times = [int(time) for time in re.findall(r"[mc]time:(\d+)", shard.stamp)]
+    return started_ns - max(times, default=0)

@@ -18,7 +18,7 @@ from pipelines.corpus.formats.registry import format_of
 from pipelines.corpus.shard_file import extension
 from pipelines.errors import CorpusError
 from pipelines.storage.faults import translate
-from pipelines.storage.files import Found, head, list_s3
+from pipelines.storage.files import Found, head, list_s3, local_stamp
 from pipelines.storage.places import is_s3, local_path
 from pipelines.units import Listing
 
@@ -126,7 +126,7 @@ _NO_FILE = "is neither a file nor a folder but a pipe, a socket or a device; tak
 def _file(entry: os.DirEntry[str], path: str) -> Found:
     if entry.is_file():
         status = entry.stat()
-        return path, status.st_size, f"mtime:{status.st_mtime_ns}"
+        return path, status.st_size, local_stamp(status)
     dangling = entry.is_symlink() and not os.path.exists(entry.path)
     raise CorpusError(f"{path} {_NO_TARGET if dangling else _NO_FILE}")
 

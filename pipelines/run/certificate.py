@@ -47,7 +47,9 @@ class Certificate:
 
     rows: in the corpus. All else is of the corpus's shards, read from the table, but stale_rows: in the table, of
     shards no longer in the corpus. incomplete_rows: that lost some of their passages. duplicate_ids: ids that name
-    several rows; all of these are embedded. failures: units that could not be embedded, with why."""
+    several rows; all of these are embedded. failures: units that could not be embedded, with why.
+    exchange: shards that went and came with the same rows, as this run found them (`Exchange`); None if there are
+    none."""
 
     table: str
     table_version: int
@@ -70,6 +72,7 @@ class Certificate:
     incomplete_rows: int
     duplicate_ids: int
     failures: tuple[str, ...] = ()
+    exchange: Mapping[str, int] | None = None
 
     @property
     def missing_rows(self) -> int:

@@ -10,6 +10,7 @@ from pipelines.config import JobConfig
 from pipelines.engine.open import open_executor
 from pipelines.progress import Progress
 from pipelines.run import sizing
+from pipelines.run.exchange import Exchange, exchange
 from pipelines.run.prepare import prepare
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending
@@ -22,7 +23,7 @@ from pipelines.tasks.task import Words
 @dataclass(frozen=True)
 class Forecast:
     """Counts are exact; tokens, records, bytes and hours are estimates from a sample of rows and the model's size.
-    replica_hours: None for a model whose speed nobody knows."""
+    replica_hours: None for a model whose speed nobody knows. exchange: shards that went and came with the same rows."""
 
     corpus: str
     shards: int
@@ -40,6 +41,7 @@ class Forecast:
     stale_rows: int
     table: str
     fingerprint: str
+    exchange: Exchange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -58,6 +60,7 @@ class Forecast:
             "stale_rows": self.stale_rows,
             "table": self.table,
             "fingerprint": self.fingerprint,
+            "exchange": self.exchange.to_dict() if self.exchange else None,
         }
 
 
@@ -91,4 +94,5 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
             stale_rows=sum(state.stale.values()),
             table=prepared.address.location,
             fingerprint=prepared.metadata.fingerprint,
+            exchange=exchange(state, prepared.shards),
         )
