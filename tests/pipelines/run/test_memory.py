@@ -5,11 +5,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.config import StorageConfig
 from pipelines.engine.inline import InlineExecutor
 from pipelines.job_file import parse_job
+from pipelines.maintenance.scan import scan
 from pipelines.progress import Silent
 from pipelines.run.job import run_job
 from pipelines.run.prepare import prepare
+from pipelines.table.files import TableAddress
+from pipelines.table.table import open_table
+from pipelines.tasks.registry import task_of
 from tests.support.jobs import job, rows, run, text_of
 from tests.support.peak import peak_mib
 
@@ -53,6 +58,21 @@ def test_passages_do_not_repeat_what_their_row_carries(kind, tmp_path):
     assert stored.count_rows() > 3000
     (first, *others) = stored.scanner(columns=["body"], filter="_row = 0", limit=3).to_table()["body"].to_pylist()
     assert first == others[0] == pq.read_table(tmp_path / "corpus" / "a.parquet", columns=["body"])["body"][0].as_py()
+
+
+def scans(folder):
+    table = open_table(TableAddress(f"{folder}/db/t.lance", StorageConfig()))
+    soundness = task_of(parse_job({"corpus": {"uri": "x"}, "table": {"uri": "y", "name": "t"}})).soundness(
+        table.schema, table.metadata
+    )
+    found = scan(table, [], ["body"], ["vector"], soundness)
+    assert (found.results, found.changed, found.wrong) == (table.count_rows(), 0, 0)
+
+
+def test_verify_looks_at_few_long_records_at_once(tmp_path):
+    write_long_rows(tmp_path, "string", 8)
+    embeds(str(tmp_path), "inline")
+    assert peak_mib(scans, str(tmp_path)) < 500
 
 
 def reranks(folder):
