@@ -121,7 +121,7 @@ class Job:
         writing = Write(AppendRows(self.address, schema, "benchmark"), EmbedTask.results)
         pool = Pool(ONE, num_cpus=1, num_gpus=0, isolated=False, timeout_seconds=None)
         self.stages = [
-            tokenise_stage(Tokenise(spec, None, None), pool),
+            tokenise_stage(Tokenise(spec, None, None), pool, 4 * dimensions),
             pool.stage("embed", lambda: Vectors(dimensions)),
             Stage("write", lambda: writing, parcels_per_call=2),
         ]

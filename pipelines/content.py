@@ -25,7 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
+from pipelines.row_bytes import slices
+
 SIZE = 16
+BYTES_AT_ONCE = 16 << 20  # copied to be digested
 DIGEST = pa.binary(SIZE)
 Tail = tuple[memoryview, np.ndarray]  # bytes; offsets [rows + 1] into them
 Encoded = tuple[np.ndarray, list[Tail]]  # heads, uint8 [rows, width]
@@ -33,7 +36,11 @@ Encoded = tuple[np.ndarray, list[Tail]]  # heads, uint8 [rows, width]
 
 def text_digests(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
     """DIGEST of each string, null for null."""
-    values = _one_array(texts).cast(pa.large_binary()).to_pylist()
+    return pa.concat_arrays([pa.array([], DIGEST), *map(_of_texts, slices(pa.table([texts], ["text"]), BYTES_AT_ONCE))])
+
+
+def _of_texts(part: pa.Table) -> pa.Array:
+    values = part["text"].cast(pa.large_binary()).to_pylist()
     return pa.array((None if one is None else blake2b(one, digest_size=SIZE).digest() for one in values), DIGEST)
 
 
@@ -41,7 +48,8 @@ def row_digests(columns: pa.Table, rows: int) -> pa.Array:
     """DIGEST of each row's values in all of the columns; of `rows` rows, where there is no column."""
     if not columns.column_names:
         return pa.repeat(pa.scalar(blake2b(digest_size=SIZE).digest(), DIGEST), rows)
-    return pa.concat_arrays([pa.array([], DIGEST), *map(_of_batch, columns.to_batches())])
+    batches = (batch for part in slices(columns, BYTES_AT_ONCE) for batch in part.to_batches())
+    return pa.concat_arrays([pa.array([], DIGEST), *map(_of_batch, batches)])
 
 
 def _of_batch(rows: pa.RecordBatch) -> pa.Array:
@@ -133,7 +141,3 @@ def _numbers(column: pa.Array) -> np.ndarray:
 def _as_bytes(numbers: np.ndarray, kind: Any) -> np.ndarray:
     plain = np.ascontiguousarray(numbers, kind)
     return plain.view(np.uint8).reshape(len(plain), plain.itemsize)
-
-
-def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

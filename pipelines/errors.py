@@ -3,7 +3,8 @@
     VectormillError              1  one clear message: what, where, what to do
     ├── ConfigError              2  the job file, an option or the call is wrong
     ├── CorpusError              2  a shard cannot be listed, read or understood
-    │   └── CorpusChanged        1  it was written or taken away while it was read
+    │   ├── CorpusChanged        1  it was written or taken away while it was read
+    │   └── TooLarge             2  rows come to more bytes than are held at once: read fewer of them together
     ├── StorageError             1  the object store or disk fails in a way that nobody foresaw
     │   ├── StoreUnavailable     1  it does not answer, fails inside, asks for fewer requests: tried again for minutes
     │   └── StorageRefused       2  no such bucket, no permission, no room, unfit (no conditional PUT): it stays so
@@ -51,6 +52,10 @@ class CorpusError(VectormillError):
 
 class CorpusChanged(CorpusError):
     exit_code = 1
+
+
+class TooLarge(CorpusError):
+    pass
 
 
 class StorageError(VectormillError):

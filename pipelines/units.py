@@ -21,6 +21,9 @@ from itertools import pairwise
 Range = tuple[int, int]
 UNSEEKABLE = -1
 UNIT_BYTES = 32 << 20  # of a file: where rows are long, a unit or a bundle has fewer of them
+# Of rows as they are read, and again of what they have become before a model reads them: what travels together. A unit
+# that comes to more than four times that is cut anew.
+PARCEL_BYTES, UNIT_BYTES_MOST = 64 << 20, 256 << 20
 
 
 def content_id(*parts: object) -> int:
@@ -34,7 +37,8 @@ class Listing:
     """One input file as listed, before it is opened.
 
     path: relative to the corpus root, `/` as separator. size: bytes.
-    stamp: what tells cheaply that the file was touched (`etag:...`, `mtime:<ns>`, `fragment:...`)."""
+    stamp: what tells cheaply that the file was touched: `etag:...`, `mtime:<ns>,ctime:<ns>,inode:<n>` of a local one,
+        `fragment:...`."""
 
     path: str
     size: int
@@ -47,8 +51,9 @@ class Shard:
 
     version: `etag:...` (object stores), `footer:...` (Parquet), `blake2b:...` (other files) or `fragment:...` (Lance).
     breaks: rows at which a reader can start cheaply (row group or record batch starts), ascending, without 0 and rows.
-    marks: (row, byte offset) pairs for plain text formats, ascending.
-    seekable: False for a compressed stream, which can only be read from its beginning."""
+    marks: (row, place) pairs from which a reader can begin, ascending: place is a byte offset of plain text, the number
+        of a record batch of Arrow.
+    seekable: False for a stream that can only be read from its beginning: a compressed one, or one of Arrow."""
 
     path: str
     size: int
@@ -78,7 +83,7 @@ class Shard:
 class Unit:
     """A contiguous row range [start, stop) of one shard: the grain of retry and of checkpoint.
 
-    seek: (row, byte offset) at or before `start` from which a text reader may start.
+    seek: the mark at or before `start`, from which a reader may start.
     stretch: number of the row group or batch it lies in, or UNSEEKABLE; units of one stretch are read in one pass.
     size, stamp: what the reader must still find; a file changed under the run fails the unit.
     share: bytes of the file that are its rows, about. file: the shard's `content`."""

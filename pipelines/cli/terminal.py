@@ -200,6 +200,8 @@ def forecast(console: Console, f: Forecast) -> None:
         lines["stale rows"] = f"{f.stale_rows:,} of shards no longer in the corpus"
     if f.broken_files:
         lines["files that cannot be read"] = f"{len(f.broken_files):,}; their rows are in none of these numbers"
+    if f.exchange:
+        lines["same rows again"] = str(f.exchange)
     fields(console, f"forecast; no {words.result} was made", lines)
     _broken(console, f.broken_files)
 

@@ -30,6 +30,8 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
     if pt.is_list(kind) or pt.is_large_list(kind):
         make = pa.list_ if pt.is_list(kind) else pa.large_list
         return make(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pt.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)), kind.list_size)
     if pt.is_struct(kind):
         return pa.struct([field.with_type(_without_views(field.type)) for field in _fields(kind)])
     return kind

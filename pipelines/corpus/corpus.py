@@ -8,9 +8,10 @@ A table has one record a row of the corpus, bad rows included: those keep their 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ from pipelines.errors import (
     StorageError,
     VectormillError,
 )
-from pipelines.storage.files import head
+from pipelines.storage.files import head, modified
 from pipelines.storage.places import is_s3, local_path
 from pipelines.storage.retry import with_backoff
 from pipelines.units import Listing, Shard, Unit
@@ -133,10 +134,11 @@ class Corpus:
         kind, file = self.kind(listing.path), self._file(listing)
         return with_backoff(f"counting {file.path}", file.uri, partial(FORMATS[kind].scan, file, self.config))
 
-    def read(self, units: Sequence[Unit], carried: pa.Schema) -> Iterator[pa.Table]:
+    def read(self, units: Sequence[Unit], carried: pa.Schema) -> Generator[pa.Table, None, None]:
         """One table of `row_schema(carried)` a unit, in order, in one pass. The units are of one shard and ascending.
 
-        Raises CorpusError when the file is damaged, is not what was counted or lacks a column; StorageError."""
+        Raises CorpusError when the file is damaged, is not what was counted or lacks a column, TooLarge for a unit that
+        is to be cut; StorageError."""
         assert len({unit.path for unit in units}) <= 1, "units of several shards"
         assert all(a.stop <= b.start for a, b in pairwise(units)), "units out of order"
         if not units:
@@ -146,17 +148,23 @@ class Corpus:
         pieces = FORMATS[self.kind(file.path)].pieces(file, units, wanted)
         try:
             for table in by_unit(pieces, units, wanted):
-                self._unchanged(file)  # after reading: then every byte read was of the version that was counted
+                self._unchanged(file, units[0].file)  # after reading: every byte was of the version that was counted
                 yield table
         except VectormillError as bad:
             if not isinstance(bad, OF_THE_STORE):
                 with contextlib.suppress(StorageError):  # why it cannot be read is known already
-                    self._unchanged(file)
+                    self._unchanged(file, units[0].file)
             raise
 
-    def _unchanged(self, file: ShardFile) -> None:
+    def _unchanged(self, file: ShardFile, content: int) -> None:
+        """Raises CorpusError unless the file is what was counted. Its permissions may have been changed, or a link made
+        to it: if nothing but that can have happened by its stamp, its content decides (`Shard.content`)."""
         if self.is_lance or (now := head(file.uri, file.storage)) == (file.size, file.stamp):
             return
+        if now is not None and now[0] == file.size and modified(now[1]) == modified(file.stamp):
+            again = replace(file, stamp=now[1])
+            if _content(again, self.config, self.kind(file.path)) == content:
+                return
         happened = "was removed" if now is None else "changed"
         raise CorpusChanged(f"{file.name} {happened} while the run was going on; run the command again")
 
@@ -182,3 +190,8 @@ class Corpus:
     def _file(self, of: Listing | Shard | Unit) -> ShardFile:
         uri = self.config.uri if self.is_lance else self._settled().uri(of.path)
         return ShardFile(of.path, uri, of.size, of.stamp, self.storage)
+
+
+@lru_cache(maxsize=64)
+def _content(file: ShardFile, config: CorpusConfig, kind: str) -> int:
+    return FORMATS[kind].scan(file, config).content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from pipelines.storage.places import is_s3
 from pipelines.units import Listing, Shard
 
 CACHE_NAME = "shards.arrow"
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
 UNTRUSTED_NS = 2_000_000_000  # a file may change twice in one tick of its clock; git's index has the same rule
 FILES_PER_SCAN = 64
 BYTES_PER_SCAN = 256 << 20
@@ -165,5 +166,6 @@ def _shard(values: tuple[Any, ...]) -> Shard:
 
 
 def _age_ns(shard: Shard, started_ns: int) -> int:
-    kind, _, value = shard.stamp.partition(":")
-    return started_ns - int(value) if kind == "mtime" else started_ns
+    """Since the file last changed, as far as its stamp tells."""
+    times = [int(time) for time in re.findall(r"[mc]time:(\d+)", shard.stamp)]
+    return started_ns - max(times, default=0)

@@ -22,7 +22,7 @@ from pipelines.corpus.formats.registry import format_of
 from pipelines.corpus.shard_file import extension
 from pipelines.errors import CorpusError
 from pipelines.storage.faults import translate
-from pipelines.storage.files import Found, head, list_s3
+from pipelines.storage.files import Found, head, list_s3, local_stamp
 from pipelines.storage.places import is_s3, local_path
 from pipelines.units import Listing
 
@@ -149,7 +149,7 @@ def _file(entry: os.DirEntry[str], path: str) -> Found | None:
         if bad.errno in (errno.ENOENT, errno.ELOOP):
             return None
         raise
-    return (path, status.st_size, f"mtime:{status.st_mtime_ns}") if stat.S_ISREG(status.st_mode) else None
+    return (path, status.st_size, local_stamp(status)) if stat.S_ISREG(status.st_mode) else None
 
 
 def _no_file(entry: os.DirEntry[str]) -> str:

@@ -20,11 +20,10 @@ from pipelines.config import DOCUMENT, QUERY, CorpusConfig, columns_in
 from pipelines.content import DIGEST, row_digests, text_digests
 from pipelines.corpus.partitions import filled
 from pipelines.corpus.shard_file import RECORD_BYTES_MAX
-from pipelines.errors import CorpusError
+from pipelines.errors import CorpusError, TooLarge
 from pipelines.rows import REASONS, row_schema, text_fields
-from pipelines.units import Unit
+from pipelines.units import UNIT_BYTES_MOST, Unit
 
-DECODED_BYTES_MAX = 1 << 30  # of a unit: a small file may unpack to anything
 TOO_LONG = REASONS["too_long"]  # the note of a row whose record was too long to be held
 Piece = tuple[int, pa.Table]
 Texts = list[str | None]
@@ -83,7 +82,8 @@ def fill_template(source: str, columns: dict[str, list[object]], rows: int, abse
 
 
 def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> Iterator[pa.Table]:
-    """One table of `row_schema(carried)` a unit, in order. Raises CorpusError when the rows do not add up."""
+    """One table of `row_schema(carried)` a unit, in order. Raises CorpusError when the rows do not add up,
+    TooLarge for a unit of several rows that come to more than UNIT_BYTES_MOST."""
     stream = iter(pieces)
     first, table = 0, wanted.decoded.empty_table()
     for unit in units:
@@ -97,8 +97,8 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             part = table.slice(need - first, unit.stop - need)
             parts.append(part)
             need += part.num_rows
-            if (held := held + part.nbytes) > DECODED_BYTES_MAX and unit.rows > 1:
-                raise CorpusError(_too_much(unit, need - unit.start, held))
+            if (held := held + part.nbytes) > UNIT_BYTES_MOST and unit.rows > 1:
+                raise TooLarge(f"{unit}: more than {UNIT_BYTES_MOST >> 20} MiB, too much to be held at once")
         if need != unit.stop:
             raise CorpusError(
                 f"{unit.path} has only {need:,} rows where at least {unit.stop:,} were counted: it changed while the "
@@ -106,14 +106,6 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
             )
         decoded = pa.concat_tables(parts) if parts else wanted.decoded.empty_table()
         yield finish(unit, decoded, wanted)
-
-
-def _too_much(unit: Unit, rows: int, held: int) -> str:
-    fewer = max(1, rows * DECODED_BYTES_MAX // held // 2)
-    return (
-        f"{unit.path}: {rows:,} rows in a row take more than {DECODED_BYTES_MAX >> 20:,} MiB once decoded, too much "
-        f"for a unit; run again with --set run.rows_per_unit={fewer} (the table may stay), or carry fewer columns"
-    )
 
 
 def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:

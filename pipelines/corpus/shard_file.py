@@ -15,6 +15,7 @@ from pipelines.storage.faults import cause_of, translate
 from pipelines.storage.places import is_s3
 from pipelines.units import Unit
 
+BATCH_BYTES = 16 << 20  # of typed rows, decoded at once
 BLOCK_BYTES = 1 << 20  # also the distance between two marks
 S3_READAHEAD_BYTES = 8 << 20  # a request for each block would wait for the network 8 times as often
 RECORD_BYTES_MAX = 32 << 20  # of a row; a longer one is recorded as too_long. Each copy on the way takes as much
@@ -115,10 +116,10 @@ def overlap(units: Sequence[Unit], start: int, stop: int) -> tuple[int, int] | N
 
 
 def runs(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Groups of units without a gap between them."""
+    """Groups of units that are best read in one go: the next one is to be found from a mark that lies further on."""
     held: list[Unit] = []
     for unit in units:
-        if held and held[-1].stop != unit.start:
+        if held and unit.seek[0] > held[-1].stop:
             yield held
             held = []
         held.append(unit)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from actors.spec import ReplicaBroken
 from pipelines.config import ReplicaRange
 from pipelines.engine import deadline
-from pipelines.units import Bundle, Span
+from pipelines.units import UNIT_BYTES_MOST, Bundle, Span
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,8 +79,20 @@ class Parcel:
         tally = self.tally + Tally(seconds={stage: time.perf_counter() - started})
         return replace(self, rows=rows, tally=tally if counted is None else tally + counted)
 
-    def failed(self, why: str, fatal: type[Exception] | None = None, hung: bool = False) -> Failed:
-        return Failed(self.bundle, why, fatal, hung)
+    def failed(
+        self, why: str, fatal: type[Exception] | None = None, hung: bool = False, too_large: bool = False
+    ) -> Failed:
+        return Failed(self.bundle, why, fatal, hung, too_large=too_large)
+
+    def bounded(self, record_bytes: int = 0) -> Parcel | Failed:
+        """Itself, or that it is too large to travel on: its rows, with the `record_bytes` that a later stage adds to
+        each, come to more than UNIT_BYTES_MOST. A row of the corpus is never divided."""
+        size = self.rows.nbytes + record_bytes * len(self.rows)
+        if size <= UNIT_BYTES_MOST or sum(unit.rows for unit in self.bundle) == 1:
+            return self
+        most = f"{UNIT_BYTES_MOST >> 20} MiB are held at once"
+        why = f"{len(self.rows):,} records would take {size >> 20:,} MiB, and {most}"
+        return self.failed(why, too_large=True)
 
 
 @dataclass(frozen=True)
@@ -89,13 +101,15 @@ class Failed:
 
     fatal: no other parcel will get further either (wrong weights, a full disk), so the run stops, with this error.
     hung: a stage did not come to an end with them, and one of their rows may be to blame.
-    unread: their file is to blame, which can be read no further there."""
+    unread: their file is to blame, which can be read no further there.
+    too_large: they come to more bytes than are held at once; fewer rows will do."""
 
     bundle: Bundle
     why: str
     fatal: type[Exception] | None = None
     hung: bool = False
     unread: bool = False
+    too_large: bool = False
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _head(item: Item) -> dict[str, Any]:
     match item:
         case Failed():
             fatal = item.fatal and item.fatal.__name__
-            return head | {"why": item.why, "fatal": fatal, "hung": item.hung, "unread": item.unread}
+            return head | {"why": item.why, "fatal": fatal, "flags": [item.hung, item.unread, item.too_large]}
         case Receipt():
             return head | {"fragments": list(item.fragments), "tally": _tally_to_json(item.tally)}
     return head | {"tally": _tally_to_json(item.tally)}
@@ -66,8 +66,7 @@ def decode(batch: pa.Table) -> list[Item]:
         head = json.loads(text.as_py())
         bundle = _bundle_from_json(head["bundle"])
         if "why" in head:
-            fatal = _error_named(head["fatal"])
-            items.append(Failed(bundle, head["why"], fatal, head["hung"], head["unread"]))
+            items.append(Failed(bundle, head["why"], _error_named(head["fatal"]), *head["flags"]))
         elif "fragments" in head:
             items.append(Receipt(bundle, tuple(head["fragments"]), _tally_from_json(head["tally"])))
         else:

@@ -15,6 +15,7 @@ from pipelines.table.schema import text_column_of
 from pipelines.table.table import LanceTable
 from pipelines.tasks.task import Soundness
 
+BATCH_BYTES = 8 << 20
 COLUMNS = ["id", "_shard", "_chunk", "_reason", "_id_digest", "_digest"]
 
 
@@ -42,7 +43,9 @@ def scan(
     ours = pa.array(list(shards), pa.int64())
     text = text_column_of(table.schema) if table.metadata.task == "embed" else None
     more = [*carried, *([text] if text else []), "_carried", "_passage"] if table.metadata.format > 2 else []
-    for batch in table.records([*COLUMNS, *results, *more], "_shard IS NOT NULL", batch_rows=BATCH_ROWS):
+    columns = [*COLUMNS, *results, *more]
+    batch_rows = table.rows_of(BATCH_BYTES, columns, BATCH_ROWS)  # Lance reads several batches ahead
+    for batch in table.records(columns, "_shard IS NOT NULL", batch_rows=batch_rows):
         for name in results:
             found.wrong += int(
                 np.sum(batch[name].is_null().to_numpy(False) != batch["_reason"].is_valid().to_numpy(False))

@@ -49,7 +49,9 @@ class Certificate:
     rows: in the corpus. All else is of the corpus's shards, read from the table, but stale_rows: in the table, of
     shards no longer in the corpus. incomplete_rows: that lost some of their passages. duplicate_ids: ids that name
     several rows; all of these are embedded. failures: units that could not be embedded, with why. broken_files: of the
-    corpus, that could not be counted, so that nobody knows their rows (which are not in `rows`), or not be read."""
+    corpus, that could not be counted, so that nobody knows their rows (which are not in `rows`), or not be read.
+    exchange: shards that went and came with the same rows, as this run found them (`Exchange`); None if there are
+    none."""
 
     table: str
     table_version: int
@@ -73,6 +75,7 @@ class Certificate:
     duplicate_ids: int
     failures: tuple[str, ...] = ()
     broken_files: tuple[BrokenFile, ...] = ()
+    exchange: Mapping[str, int] | None = None
 
     @property
     def missing_rows(self) -> int:

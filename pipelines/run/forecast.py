@@ -11,6 +11,7 @@ from pipelines.corpus.broken import BrokenFile
 from pipelines.engine.open import open_executor
 from pipelines.progress import Progress
 from pipelines.run import sizing
+from pipelines.run.exchange import Exchange, exchange
 from pipelines.run.prepare import prepare
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending
@@ -23,7 +24,8 @@ from pipelines.tasks.task import Words
 @dataclass(frozen=True)
 class Forecast:
     """Counts are exact; tokens, records, bytes and hours are estimates from a sample of rows and the model's size.
-    replica_hours: None for a model whose speed nobody knows. broken_files: whose rows are in no number here."""
+    replica_hours: None for a model whose speed nobody knows. broken_files: whose rows are in no number here. exchange:
+    shards that went and came with the same rows."""
 
     corpus: str
     shards: int
@@ -42,6 +44,7 @@ class Forecast:
     broken_files: tuple[BrokenFile, ...]
     table: str
     fingerprint: str
+    exchange: Exchange | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -61,6 +64,7 @@ class Forecast:
             "broken_files": [asdict(file) for file in self.broken_files],
             "table": self.table,
             "fingerprint": self.fingerprint,
+            "exchange": self.exchange.to_dict() if self.exchange else None,
         }
 
 
@@ -95,4 +99,5 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
             broken_files=prepared.broken,
             table=prepared.address.location,
             fingerprint=prepared.metadata.fingerprint,
+            exchange=exchange(state, prepared.shards),
         )

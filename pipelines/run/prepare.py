@@ -3,9 +3,11 @@ size. Shared by `embed`, `rerank`, `plan` and `verify`."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -27,13 +29,25 @@ from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import Task
 from pipelines.units import Shard, Unit
 
-ESTIMATED_FROM_ROWS = 256
+ESTIMATED_FROM_ROWS, ESTIMATED_FROM_BYTES = 256, 8 << 20
+SHARDS_TRIED = 4  # where the first rows of a shard cannot be read
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What some rows of a corpus come to: tokens that a model reads, records in the table, bytes of the rows as they
+    were read, with what is carried."""
+
+    rows: int = 0
+    tokens: int = 0
+    records: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the rows of a corpus cost, by the first rows of its middle shard, or of the next that can be read; they are
-    read when they are asked for."""
+    """What the rows of a corpus cost, by the first rows of its middle shard, or of the next that can be read, few where
+    they are long; they are read when they are asked for."""
 
     task: Task
     corpus: Corpus
@@ -43,32 +57,50 @@ class Estimate:
 
     @property
     def tokens_per_row(self) -> float:
-        return self._per_row[0]
+        return self.sample.tokens / self.sample.rows
 
     @property
     def records_per_row(self) -> float:
         """Vectors or scores."""
-        return self._per_row[1]
+        return self.sample.records / self.sample.rows
+
+    @property
+    def bytes_per_row(self) -> float:
+        """As rows are read, with what is carried."""
+        return self.sample.bytes / self.sample.rows
 
     @cached_property
-    def _per_row(self) -> tuple[float, float]:
+    def sample(self) -> Sample:
         filled = [shard for shard in self.shards if shard.rows]
         middle = len(filled) // 2
         failure: VectormillError | None = None
         for shard in [*filled[middle:], *filled[:middle]]:
-            rows = min(shard.rows, ESTIMATED_FROM_ROWS)
-            unit = Unit(shard.id, shard.path, 0, rows, shard.size, shard.stamp)
             try:
-                sample = next(iter(self.corpus.read([unit], self.carried)))
-            except OF_ONE_FILE as bad:
+                return self._sample(shard)
+            except OF_ONE_FILE as bad:  # a damaged file is no reason to know nothing of the others
                 if isinstance(bad, OF_THE_STORE):
                     raise
                 failure = failure or bad
-                continue
-            tokens, records = self.task.estimate(self.spec, sample)
-            return tokens / rows, records / rows
         assert failure is not None, "a corpus without rows was refused"
         raise failure
+
+    def _sample(self, shard: Shard) -> Sample:
+        stop = min(shard.rows, ESTIMATED_FROM_ROWS)
+        ends = sorted({min(1 << power, stop) for power in range(stop.bit_length() + 1)})
+        units = [Unit(shard.id, shard.path, first, end, shard.size, shard.stamp) for first, end in pairwise([0, *ends])]
+        found = Sample()
+        try:
+            with contextlib.closing(self.corpus.read(units, self.carried)) as tables:
+                for rows in tables:
+                    tokens, records = self.task.estimate(self.spec, rows.drop_columns(self.carried.names))
+                    tokens, records = found.tokens + tokens, found.records + records
+                    found = Sample(found.rows + len(rows), tokens, records, found.bytes + rows.nbytes)
+                    if found.bytes > ESTIMATED_FROM_BYTES:
+                        break
+        except CorpusError:  # also TooLarge, of twice as many rows as there are by then
+            if not found.rows:
+                raise
+        return found
 
 
 @dataclass(frozen=True)
@@ -246,7 +278,7 @@ def _rows_per_unit(job: JobConfig, table: LanceTable | None, estimate: Estimate,
     if table is not None:
         return table.metadata.rows_per_unit
     spec = estimate.spec
-    if spec.weights.startswith("fake"):
-        return sizing.rows_per_unit(1.0, None)
-    speed = sizing.tokens_per_second(sizing.flops_per_token(locate(spec)), spec.device == "cuda")
-    return sizing.rows_per_unit(estimate.tokens_per_row, speed, replicas, estimate.records_per_row)
+    flops = 0.0 if spec.weights.startswith("fake") else sizing.flops_per_token(locate(spec))
+    speed = sizing.tokens_per_second(flops, spec.device == "cuda")
+    rows = sizing.rows_per_unit(estimate.tokens_per_row, speed, replicas, estimate.records_per_row)
+    return min(rows, sizing.rows_of_few_bytes(estimate.bytes_per_row))

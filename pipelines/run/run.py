@@ -23,6 +23,7 @@ from pipelines.progress import Progress
 from pipelines.run.bad_rows import BadRows
 from pipelines.run.certificate import Certificate, account
 from pipelines.run.commits import Committer
+from pipelines.run.exchange import exchange
 from pipelines.run.metrics import RunMetrics
 from pipelines.run.prepare import Prepared, check_same_space
 from pipelines.run.sizing import bundles, rows_per_commit
@@ -87,6 +88,7 @@ class Run:
         self.state = state
         self.metrics.rows_before = state.rows_done
         self.metrics.units_before = state.units
+        self.exchange = exchange(state, self.prepared.shards)
         pending_units = count_pending(self.prepared.shards, state.done, self.prepared.metadata.rows_per_unit)
         self.metrics.units_total = state.units + pending_units
         before = contents.count_bad(self.table, self.prepared.by_id) if state.units else 0
@@ -94,6 +96,8 @@ class Run:
 
     def _account(self) -> Certificate:
         found = account(self.prepared, self.table, tuple(self.attempts.failures), self.attempts.broken)
+        if self.exchange is not None:
+            found = replace(found, exchange=self.exchange.to_dict())
         most = self.job.run.max_duplicate_ids
         if not found.duplicate_ids:
             return found
@@ -149,6 +153,8 @@ class Run:
                 f"{', or in a file that cannot be read' if self.prepared.broken else ''}), "
                 f"{sum(state.stale.values()):,} rows; run.stale_rows is {self.job.run.stale_rows!r}"
             )
+        if self.exchange is not None:
+            self.progress.say(str(self.exchange))
 
     @property
     def _deletes(self) -> bool:

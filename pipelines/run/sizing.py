@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipelines.units import UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
+from pipelines.units import PARCEL_BYTES, UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
 
 SECONDS_PER_UNIT = 10.0
 # For all replicas together. One driver schedules 60 a second, but the estimate of their speed may be half of it, and
@@ -28,7 +28,9 @@ SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536  # records; of rows fewer where each g
 BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
 UNITS_PER_WAVE = 524_288  # of tiny files; about 1 kB each in the driver
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
-BUNDLES_PER_SPAN = 16  # of one row group: few enough to spread a giant one over all readers
+# Each pass over a file also reads its footer, and what lies between where reading can begin and its first row. So it
+# has so many bytes of the file's rows, and this part of the file, at least: together they read a file at most twice.
+SPAN_BYTES, SPANS_PER_FILE = 16 << 20, 8
 
 # Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
 # data-centre GPU reaches at least this much with small micro-batches in bf16.
@@ -66,6 +68,11 @@ def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1,
     seconds = max(SECONDS_PER_UNIT, replicas / UNITS_PER_SECOND_MOST)
     smallest = _power_of_two(SMALLEST_UNIT / max(records_per_row, 1.0))
     return max(smallest, min(LARGEST_UNIT, _power_of_two(seconds * speed / max(tokens_per_row, 1.0))))
+
+
+def rows_of_few_bytes(bytes_per_row: float) -> int:
+    """The most rows for a unit of rows of so many bytes, as they are read: a power of two."""
+    return _power_of_two(PARCEL_BYTES / max(bytes_per_row, 1.0))
 
 
 def _power_of_two(wanted: float) -> int:
@@ -122,19 +129,25 @@ def waves(packed: Iterable[Bundle], bundles_most: int, units_most: int) -> Itera
 
 
 def spans(packed: Iterable[Bundle]) -> Iterator[Span]:
-    """Join bundles that one pass over a stretch of a file reads: all of a compressed stream, 16 of a row group."""
+    """Join bundles that one pass over a file reads: by their bytes, where reading can begin anew behind them; all of a
+    row group, of a record batch, of a compressed stream."""
     held: list[Bundle] = []
+    share = 0
     for bundle in packed:
-        if held and not _joins(held, bundle):
+        if held and not _joins(held[-1][-1], bundle[0], share):
             yield tuple(held)
-            held = []
+            held, share = [], 0
         held.append(bundle)
+        share += sum(unit.share for unit in bundle)
     if held:
         yield tuple(held)
 
 
-def _joins(held: list[Bundle], bundle: Bundle) -> bool:
-    last, first = held[-1][-1], bundle[0]
-    if (last.path, last.stretch) != (first.path, first.stretch) or len(bundle) > 1:
+def _joins(last: Unit, first: Unit, share: int) -> bool:
+    """Whether a pass that ends with `last` goes on with `first`. share: bytes of its rows in the file, about."""
+    if last.path != first.path or first.start < last.stop:
         return False
-    return first.stretch == UNSEEKABLE or len(held) < BUNDLES_PER_SPAN
+    if first.stretch == UNSEEKABLE:
+        return True
+    begins = first.stretch != last.stretch or first.seek[0] > last.seek[0]
+    return not begins or share < max(SPAN_BYTES, first.size // SPANS_PER_FILE)

@@ -1,6 +1,7 @@
 """What is tried again, and what is given up.
 
-A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. A unit that vanishes (no receipt,
+A unit that fails (its file cannot be read, a stage raises) is tried once more, alone. One that comes to more bytes than
+are held at once is cut into eighths. A unit that vanishes (no receipt,
 no failure) was lost with its process, three times over; one that hangs did not get through in its time. Both are run
 alone and then in eighths, until the one row is left that kills or hangs its process, which is recorded with a reason.
 All of it is bounded."""
@@ -10,15 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from pipelines.corpus.broken import BrokenFile
 from pipelines.engine.stage import Failed
 from pipelines.errors import EngineError, VectormillError
-from pipelines.units import Bundle, Unit, split
+from pipelines.units import Bundle, Span, Unit, split
 
 ATTEMPTS = 2
 MOST_FAILED = 256  # units, or files that cannot be read; more is a fault of the set-up, and costs money for nothing
-MOST_LOST_BUNDLES = 64  # at once; more is a fault of the machines, not of some rows
+MOST_LOST_SPANS = 64  # at once; more is a fault of the machines, not of some rows
 
 
 class UnitAttempts:
@@ -52,6 +54,8 @@ class UnitAttempts:
             for unit in failed.bundle:
                 self._say(f"{unit}, {unit.rows:,} row(s) in hand: {failed.why}; its process is replaced")
             return []
+        if failed.too_large:
+            return self._cut(failed)
         again: list[Bundle] = []
         for unit in failed.bundle:
             self._attempts[unit.id] += 1
@@ -77,14 +81,23 @@ class UnitAttempts:
             before = BrokenFile(file, why.removeprefix("read: "), 0)
         self._broken[file] = replace(before, rows=(before.rows or 0) + unit.rows)
 
-    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Bundle]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
-        """(bundles to run next, single rows found guilty and of what). `ran`: the bundles in which the lost units, and
-        those that hung since the last call, travelled.
+    def _cut(self, failed: Failed) -> list[Bundle]:
+        """A bundle's units each alone, of a unit its eighths."""
+        if len(failed.bundle) > 1:
+            return [(unit,) for unit in failed.bundle]
+        (unit,) = failed.bundle
+        assert unit.rows > 1, failed
+        self._say(f"{unit}: {failed.why}; it is cut into eighths. A smaller run.rows_per_unit saves the second reading")
+        return [(part,) for part in _eighths(unit)]
+
+    def after_loss(self, lost: Sequence[Unit], ran: Sequence[Span]) -> tuple[list[Bundle], list[tuple[Unit, str]]]:
+        """(bundles to run next, single rows found guilty and of what). `ran`: the spans in which the lost units, and
+        those that hung since the last call, travelled: a process that dies reading one takes all that follows with it.
 
         Raises VectormillError if so many are lost that it is not for some row's sake."""
         hung, self._hung = self._hung, []
         ids = {unit.id for unit in [*lost, *hung]}
-        if sum(any(unit.id in ids for unit in bundle) for bundle in ran) > MOST_LOST_BUNDLES:
+        if sum(any(unit.id in ids for unit in chain.from_iterable(span)) for span in ran) > MOST_LOST_SPANS:
             raise EngineError(
                 f"the engine lost {len(lost):,} units without a word and {len(hung):,} hung, more than single rows "
                 "that kill or hang their process would explain; look at memory and at the engine's output. What is "
@@ -92,7 +105,7 @@ class UnitAttempts:
             )
         if lost:
             self._say(f"{len(lost)} unit(s) were lost with their process; narrowing down")
-        alone = {bundle[0].id for bundle in ran if len(bundle) == 1}
+        alone = {bundle[0].id for span in ran for bundle in span if len(bundle) == 1}
         again: list[Bundle] = []
         guilty: list[tuple[Unit, str]] = []
         for unit, reason in [(u, "crashes_worker") for u in lost] + [(u, "hangs_worker") for u in hung]:

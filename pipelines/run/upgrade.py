@@ -5,7 +5,7 @@ nobody knows. So does a record whose row no longer has the passage that was embe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE
 from pipelines.corpus.columns import first_beyond_python
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine.stage import Executor
-from pipelines.errors import TableError
+from pipelines.errors import TableError, TooLarge
 from pipelines.progress import Progress
 from pipelines.run.prepare import Prepared
 from pipelines.table import contents
@@ -29,7 +29,7 @@ from pipelines.table.schema import NEW_FIELDS
 from pipelines.table.table import LanceTable
 from pipelines.table.upgrade import bring_over
 from pipelines.tasks.task import Task
-from pipelines.units import Range, Shard, Unit, cut
+from pipelines.units import Range, Shard, Unit, cut, split
 
 ROWS_AT_ONCE = 4_096  # whose texts are held
 KEYS = ("_row", "_chunk", "_start", "_end")
@@ -102,13 +102,22 @@ class Fill:
             here_n = np.flatnonzero(shard_N == shard)
             units = list(_units(self.shards[shard], np.unique(row_N[here_n])))
             try:
-                for unit, rows in zip(units, self.corpus.read(units, self.carried), strict=True):
+                for unit, rows in self._read(units):
                     inside_n = here_n[(row_N[here_n] >= unit.start) & (row_N[here_n] < unit.stop)]
                     made = self.task.passages(self.spec, rows.drop_columns(self.carried.names))
                     yield _matched(records, inside_n, made)
             except OF_ONE_FILE as bad:
                 if isinstance(bad, OF_THE_STORE):
                     raise  # else a file that cannot be read any more tells as little as one that is gone
+
+    def _read(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
+        """Their rows; of units that come to more than is held at once, part by part."""
+        at = 0
+        try:
+            for at, rows in enumerate(self.corpus.read(units, self.carried), 1):
+                yield units[at - 1], rows
+        except TooLarge:
+            yield from self._read([*split(units[at]), *units[at + 1 :]])
 
 
 def _units(shard: Shard, rows: np.ndarray) -> Iterator[Unit]:

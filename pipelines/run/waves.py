@@ -5,7 +5,7 @@ A wave is one execution of the engine; at its end the replicas run dry and are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.engine.stage import Executor, Failed, Receipt, Result, Stage
@@ -22,7 +22,7 @@ from pipelines.table.sink import Sink
 from pipelines.tasks.read import reader
 from pipelines.tasks.replica import Pool
 from pipelines.tasks.write import Write, lost_row
-from pipelines.units import Bundle, Unit
+from pipelines.units import Bundle, Span, Unit
 
 
 @dataclass
@@ -58,25 +58,25 @@ class Waves:
         while todo:
             open_units = {unit.id: unit for bundle in todo for unit in bundle}
             again: list[Bundle] = []
-            for result in self._results(todo, isolated=narrowing):
+            spans = [(bundle,) for bundle in todo] if narrowing else list(sizing.spans(todo))
+            for result in self._results(spans, isolated=narrowing):
                 for unit in result.bundle:
                     open_units.pop(unit.id, None)
                 if isinstance(result, Failed):
                     again += self.attempts.after_failure(result)
             # No receipt and no failure: their process died, again and again. Narrow down to the row that does it.
-            parts, single_rows = self.attempts.after_loss(list(open_units.values()), todo)
+            parts, single_rows = self.attempts.after_loss(list(open_units.values()), spans)
             for unit, reason in single_rows:
                 self._record_lost(unit, reason)
             narrowing = narrowing or bool(parts)
             self.metrics.failures = self.attempts.given_up
-            todo = again + parts
+            todo = sorted(again + parts, key=lambda bundle: (bundle[0].path, bundle[0].start))  # to read in few passes
         self._commit()
         self.committer.forget()
 
-    def _results(self, todo: list[Bundle], isolated: bool) -> Iterator[Result]:
-        """Run bundles and commit their receipts on time; yields what came back, receipts and failures."""
+    def _results(self, spans: Sequence[Span], isolated: bool) -> Iterator[Result]:
+        """Run spans and commit their receipts on time; yields what came back, receipts and failures."""
         read = reader(self.prepared.corpus, self.prepared.carried, self.prepared.job.run.stage_timeout_seconds)
-        spans = [(bundle,) for bundle in todo] if isolated else list(sizing.spans(todo))
         stream = self.executor.run(read, self._stages(isolated), spans)
         self.metrics.begin()
         for result in with_ticks(stream, self.committer.seconds_until_due):

@@ -28,7 +28,7 @@ from actors.replica.columns import set_where
 from actors.reranker import recipe
 from actors.spec import ModelError, ModelSpec
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
-from pipelines.errors import VectormillError
+from pipelines.errors import TooLarge, VectormillError
 from pipelines.rows import REASONS
 from pipelines.search.query import Hit, Query
 from pipelines.search.searcher import Searcher
@@ -37,7 +37,9 @@ from pipelines.table.schema import TableMetadata, table_schema
 from pipelines.tasks.replica import Pool, replica
 from pipelines.tasks.task import Words
 from pipelines.tasks.write import Results
+from pipelines.units import UNIT_BYTES_MOST
 
+QUERIES_AT_ONCE = 128  # whose hits are held as Python objects
 QUERY_TOKENS, PASSAGE_TOKENS = 32, 256  # estimates, for the size of a unit
 SEARCHED = pa.schema(
     [
@@ -143,6 +145,8 @@ def searching(task: SearchTask, reranker: ModelSpec | None) -> StageFunction:
                     if isinstance(done, Parcel):
                         done = replace(done, tally=done.tally + Tally(records=len(done.rows)))
                     yield done
+            except TooLarge as bad:
+                yield parcel.failed(str(bad), too_large=True)
             except VectormillError as bad:
                 yield parcel.failed(str(bad), fatal=type(bad))
 
@@ -161,7 +165,18 @@ class SearchActor:
         self._instruction = self._thread.submit(self._embedders_instruction).result()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit."""
+        """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit. Raises
+        TooLarge for several queries whose hits come to more than UNIT_BYTES_MOST."""
+        parts: list[pa.Table] = []
+        size = 0
+        for at in range(0, len(rows), QUERIES_AT_ONCE):
+            parts.append(self._searched(rows.slice(at, QUERIES_AT_ONCE)))
+            size += parts[-1].nbytes
+            if size > UNIT_BYTES_MOST and len(rows) > 1:
+                raise TooLarge(f"the hits of {len(rows):,} queries come to more than {UNIT_BYTES_MOST >> 20} MiB")
+        return pa.concat_tables(parts)
+
+    def _searched(self, rows: pa.Table) -> pa.Table:
         good_N = rows["_reason"].is_null().to_numpy()
         found = iter(self._thread.submit(self._hits, rows["text"].filter(pa.array(good_N)).to_pylist()).result())
         lists: list[list[Hit]] = [next(found) if good else [] for good in good_N]

@@ -61,7 +61,7 @@ def head(uri: str, storage: StorageConfig) -> tuple[int, str] | None:
     try:
         if not is_s3(uri):
             status = os.stat(local_path(uri))
-            return status.st_size, f"mtime:{status.st_mtime_ns}"
+            return status.st_size, local_stamp(status)
         bucket, key = split_s3(uri)
         item = call_s3(storage, "head_object", {"Bucket": bucket, "Key": key})
     except FileNotFoundError:
@@ -69,6 +69,17 @@ def head(uri: str, storage: StorageConfig) -> tuple[int, str] | None:
     except Exception as bad:
         raise translate(bad, uri) from bad
     return item["ContentLength"], _etag(item)
+
+
+def local_stamp(status: os.stat_result) -> str:
+    """What the file system says of a file's version. Its modification time may be set to anything, and is by whatever
+    copies a file with its times; the time of the last change to the inode, and which inode it is, are not."""
+    return f"mtime:{status.st_mtime_ns},ctime:{status.st_ctime_ns},inode:{status.st_ino}"
+
+
+def modified(stamp: str) -> str:
+    """The part of a stamp that every honest write changes."""
+    return stamp.partition(",")[0]
 
 
 def _etag(item: dict[str, Any]) -> str:

@@ -16,13 +16,14 @@ from pipelines.units import Range, Shard, Unit, count_units, cut, missing_ranges
 @dataclass(frozen=True, slots=True)
 class UnitInTable:
     """What the table holds of one unit: ids, the unit's range, and how many rows of it. is_whole: whether each row that
-    is there has all its passages."""
+    is there has all its passages. file: the content of its shard; None where nobody knows."""
 
     unit: int
     shard: int
     range: Range
     rows: int
     is_whole: bool = True
+    file: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,14 @@ class Totals:
 @dataclass
 class Checkpoint:
     """done: the committed row ranges of each shard of the corpus, neighbouring ones joined. stale: row counts of shards
-    that are not in it. deleted_rows: rows of committed units that were deleted since. overlaps: rows that are in the
-    table more than once, torn: ids of units with rows that lost passages (defects)."""
+    that are not in it; stale_files: the contents of these, as far as they are known. deleted_rows: rows of committed
+    units that were deleted since. overlaps: rows that are in the table more than once, torn: ids of units with rows
+    that lost passages (defects)."""
 
     done: dict[int, list[Range]] = field(default_factory=dict)
     units: int = 0
     stale: dict[int, int] = field(default_factory=dict)
+    stale_files: dict[int, int] = field(default_factory=dict)
     deleted_rows: int = 0
     overlaps: int = 0
     torn: list[int] = field(default_factory=list)
@@ -66,6 +69,8 @@ def read_checkpoint(shards: Mapping[int, Shard], in_table: Iterable[UnitInTable]
         shard = shards.get(found.shard)
         if shard is None:
             state.stale[found.shard] = state.stale.get(found.shard, 0) + found.rows
+            if found.file is not None:
+                state.stale_files[found.shard] = found.file
             continue
         start, stop = found.range
         _append(ranges[found.shard], start, stop)

@@ -44,14 +44,14 @@ def units(table: LanceTable, shards: Mapping[int, Shard]) -> Iterator[UnitInTabl
         yield from units_of_format_2(table.sql_batches, shards, table.metadata.rows_per_unit)
         return
     query = (
-        "SELECT _unit, min(_shard) AS shard, min(_first) AS first, min(_rows) AS in_unit, "
+        "SELECT _unit, min(_shard) AS shard, min(_first) AS first, min(_rows) AS in_unit, min(_file) AS file, "
         f"sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows, coalesce({WHOLE}, true) AS is_whole "
         "FROM dataset WHERE _unit IS NOT NULL GROUP BY _unit ORDER BY shard, first"
     )
     for batch in table.sql_batches(query):
-        columns = [batch[name].to_pylist() for name in ("_unit", "shard", "first", "in_unit", "rows", "is_whole")]
-        for unit, shard, first, in_unit, rows, is_whole in zip(*columns, strict=True):
-            yield UnitInTable(unit, shard, (first, first + in_unit), rows, is_whole)
+        names = ("_unit", "shard", "first", "in_unit", "rows", "is_whole", "file")
+        for unit, shard, first, in_unit, *rest in zip(*(batch[name].to_pylist() for name in names), strict=True):
+            yield UnitInTable(unit, shard, (first, first + in_unit), *rest)
 
 
 def count_torn(table: LanceTable, units: Sequence[int]) -> int:

@@ -83,7 +83,9 @@ class EmbedTask:
         return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
-        return [tokenise_stage(self._tokenise(spec), pool), pool.stage("embed", lambda: embedder(spec))]
+        assert spec.dimensions is not None, "resolved"
+        tokenise = tokenise_stage(self._tokenise(spec), pool, 4 * spec.dimensions)
+        return [tokenise, pool.stage("embed", lambda: embedder(spec))]
 
     def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
         return self._tokenise(spec)(rows)[0]
@@ -197,8 +199,9 @@ class Tokenise:
                 start.append(first)
                 end.append(last)
                 pieces.append(None if text is None else text[first:last])
-        rows = rows.take(pa.array(take, pa.int64()))
-        rows = rows.set_column(rows.column_names.index("text"), "text", pa.array(pieces, pa.string()))
+        place = rows.column_names.index("text")
+        rows = rows.drop_columns(["text"]).take(pa.array(take, pa.int64()))  # not a whole text for each of its passages
+        rows = rows.add_column(place, "text", pa.array(pieces, pa.string()))
         return _with_places(rows, chunk, count, start, end)
 
 

@@ -40,15 +40,17 @@ class Pool:
         )
 
 
-def tokenise_stage(tokenise: TokeniseRows, pool: Pool) -> Stage:
-    """`tokenise` gives of rows the table for the next stage, its tokens, and how many texts were truncated."""
+def tokenise_stage(tokenise: TokeniseRows, pool: Pool, record_bytes: int) -> Stage:
+    """`tokenise` gives of rows the table for the next stage, its tokens, and how many texts were truncated.
+    record_bytes: of what the replica adds to each record. A row may have become thousands: what does not fit then goes
+    back, to be cut, before a replica sees it."""
 
-    def work(parcels: list[Parcel]) -> Iterator[Parcel]:
+    def work(parcels: list[Parcel]) -> Iterator[Item]:
         for parcel in parcels:
             started = time.perf_counter()
             rows, tokens, truncated = tokenise(parcel.rows)
             counted = Tally(tokens=tokens, truncated=truncated, records=rows.num_rows)
-            yield parcel.after("tokenise", started, rows, counted)
+            yield parcel.after("tokenise", started, rows, counted).bounded(record_bytes)
 
     return Stage("tokenise", lambda: work, num_cpus=0.5, timeout_seconds=pool.timeout_seconds, rows_may_hang=True)
 

@@ -72,7 +72,8 @@ class RerankTask:
         return tokens, len(tokenised)
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
-        return [tokenise_stage(self._tokenise(spec), pool), pool.stage("rerank", lambda: reranker(spec))]
+        tokenise = tokenise_stage(self._tokenise(spec), pool, 4 * len(self.results.columns))
+        return [tokenise, pool.stage("rerank", lambda: reranker(spec))]
 
     def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
         return self._tokenise(spec)(rows)[0]
@@ -124,7 +125,10 @@ def _scores(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
 
 def one_a_candidate(rows: pa.Table) -> pa.Table:
     """One record a pair, with `_chunk`: a row whose document is a list gives one for each candidate, numbered; any
-    other row is its own. A candidate that is null, empty or white space keeps its place with a reason."""
+    other row is its own. The queries become a dictionary, so that each is there once for all its candidates. A
+    candidate that is null, empty or white space keeps its place with a reason."""
+    queries = rows[QUERY].combine_chunks().dictionary_encode()
+    rows = rows.set_column(rows.column_names.index(QUERY), QUERY, queries)
     documents = rows[DOCUMENT].combine_chunks()
     if not pt.is_list(documents.type):
         zeros_N = np.zeros(len(rows), np.int32)
@@ -172,8 +176,8 @@ class TokenisePairs:
         pairs, as a model reads them that shares nothing between them."""
         rows = one_a_candidate(rows)
         good_N = rows["_reason"].is_null().to_numpy()
-        queries, documents = (rows[name].filter(pa.array(good_N)).to_pylist() for name in (QUERY, DOCUMENT))
-        encoded = self._encoded(queries, documents)
+        queries, documents = (rows[name].filter(pa.array(good_N)).combine_chunks() for name in (QUERY, DOCUMENT))
+        encoded = self._encoded(queries, documents.to_pylist())
         lengths_N, truncated_N = np.zeros(len(rows), np.int32), np.zeros(len(rows), bool)
         lengths_N[good_N] = np.diff(encoded.heads_offsets)[encoded.query_of] + np.diff(encoded.tails_offsets)
         truncated_N[good_N] = encoded.truncated
@@ -186,10 +190,11 @@ class TokenisePairs:
             rows = rows.rename_columns([self.text_column if n == DOCUMENT else n for n in rows.column_names])
         return rows, int(lengths_N.sum()), int(truncated_N.sum())
 
-    def _encoded(self, queries: list[str], documents: list[str]) -> RerankEncoded:
-        places: dict[str, int] = {}
-        query_of = np.array([places.setdefault(query, len(places)) for query in queries], np.int64)
-        return _prompt(self.spec).encode(list(places), documents, query_of, self.instruction)
+    def _encoded(self, queries: pa.DictionaryArray, documents: list[str]) -> RerankEncoded:
+        used, first, query_of = np.unique(queries.indices.to_numpy(), return_index=True, return_inverse=True)
+        by_use = np.argsort(first)
+        texts = queries.dictionary.take(pa.array(used[by_use])).to_pylist()
+        return _prompt(self.spec).encode(texts, documents, np.argsort(by_use)[query_of], self.instruction)
 
 
 @cache

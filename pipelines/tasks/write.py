@@ -18,6 +18,7 @@ from actors.replica.columns import set_where
 from pipelines.content import DIGEST
 from pipelines.engine.stage import Parcel, Receipt, Result, Tally
 from pipelines.errors import StorageError
+from pipelines.row_bytes import bytes_of_rows, cuts
 from pipelines.storage.retry import Backoff
 from pipelines.table.digests import DIGESTS, with_digests
 from pipelines.table.sink import Sink
@@ -90,7 +91,7 @@ class Stored:
     @cached_property
     def _bytes_N(self) -> np.ndarray:
         """Of each record, about."""
-        own_N = np.full(len(self.rows), self.rows.nbytes / max(1, len(self.rows)))
+        own_N = bytes_of_rows(self.rows)
         return own_N if self.carried is None else own_N + bytes_of_rows(self.carried)[self.rows["_at"].to_numpy()]
 
     @property
@@ -99,30 +100,17 @@ class Stored:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Of the table's schema, each of about BATCH_BYTES."""
-        ends_N = np.cumsum(self._bytes_N)
-        at = 0
-        while at < len(self.rows):
-            stop = max(at + 1, int(np.searchsorted(ends_N, (ends_N[at - 1] if at else 0) + BATCH_BYTES)))
-            yield from self._whole(self.rows.slice(at, stop - at)).to_batches()
-            at = stop
+        for start, stop in cuts(self._bytes_N, BATCH_BYTES):
+            yield from self._whole(self.rows.slice(start, stop - start)).to_batches()
 
     def _whole(self, records: pa.Table) -> pa.Table:
         columns = {name: records[name] for name in records.column_names}
         if self.carried is not None:
-            taken = self.carried.take(columns.pop("_at"))
+            at = columns.pop("_at").to_numpy()  # ascending: of the carried rows only these few are looked at
+            taken = self.carried.slice(at[0], at[-1] - at[0] + 1).take(pa.array(at - at[0]))
             columns |= {name: taken[name] for name in taken.column_names}
         nulls = {field.name: pa.nulls(len(records), field.type) for field in self.schema}
         return pa.table([(nulls | columns)[name] for name in self.schema.names], schema=self.schema).combine_chunks()
-
-
-def bytes_of_rows(rows: pa.Table) -> np.ndarray:
-    """About how many bytes each row takes: of strings their length, of nested columns what they have on average."""
-    found = np.zeros(len(rows))
-    for column in rows.columns:
-        text = pt.is_string(column.type) or pt.is_binary(column.type) or pt.is_large_binary(column.type)
-        sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy() if text else column.nbytes / max(1, len(rows))
-        found += sizes
-    return found
 
 
 def _finite(rows: pa.Table, results: Sequence[str]) -> pa.Table:

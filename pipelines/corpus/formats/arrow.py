@@ -1,19 +1,21 @@
 """Arrow IPC: files (also Feather 2) and streams, which Hugging Face datasets are kept in.
 
 The footer of an IPC file holds no statistics, so equal footers may belong to different content: local files are
-identified by a digest of the whole content.
+identified by a digest of the whole content. A mark is (row, number of the batch that begins with it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import pyarrow as pa
 
 from pipelines.config import CorpusConfig
 from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
-from pipelines.corpus.shard_file import BROKEN, ShardFile, breaks_of, overlap
+from pipelines.corpus.shard_file import BATCH_BYTES, BROKEN, ShardFile, breaks_of, overlap
+from pipelines.row_bytes import slices
 from pipelines.units import Shard, Unit
 
 EXTENSIONS = (".arrow", ".feather")
@@ -39,19 +41,26 @@ def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     """Raises CorpusError, StorageError."""
-    breaks: tuple[int, ...] = ()
-    rows = 0
+    lengths: list[int] = []
+    seekable = True
     try:
         if file.size:
             with file.open() as stream:
-                options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
-                rows, breaks = breaks_of(batch.num_rows for batch in _batches(_open(stream, options)))
-                if rows:
+                opened = _open(stream, pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False))
+                seekable = isinstance(opened, pa.ipc.RecordBatchFileReader)
+                lengths = [batch.num_rows for batch in _batches(opened)]
+                if any(lengths):
                     check(_open(stream).schema, corpus, file.name)
     except BROKEN as bad:
         raise file.broken(bad) from bad
     version = file.stamp if file.remote else file.digest()
-    return Shard(file.path, file.size, file.stamp, version, reader(corpus), rows, breaks)
+    rows, breaks = breaks_of(lengths)
+    starts = [0, *accumulate(lengths)]
+    marks = tuple((starts[i], i) for i, length in enumerate(lengths) if length and i) if seekable else ()
+    return Shard(
+        path=file.path, size=file.size, stamp=file.stamp, version=version, reader=reader(corpus), rows=rows,
+        breaks=breaks, marks=marks, seekable=seekable,
+    )  # fmt: skip
 
 
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:
@@ -61,14 +70,17 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
             names = check(schema, wanted.corpus, file.name)
             indices = [schema.get_field_index(name) for name in names]
             opened = _open(stream, pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False))
-            stop = 0
-            for batch in _batches(opened):
+            stop, first = units[0].seek
+            for batch in _batches(opened, first):
                 start, stop = stop, stop + batch.num_rows
                 inside = overlap(units, start, stop)
                 if inside:
                     batch.validate()  # the sizes of its buffers, on which every later check leans; pa.table hides them
                     table = pa.table(batch).select(names).slice(inside[0] - start, inside[1] - inside[0])
-                    yield inside[0], from_arrow(table, wanted, file.path, {})
+                    at = inside[0]
+                    for part in slices(table, BATCH_BYTES):  # dictionaries may name long values many times
+                        yield at, from_arrow(part, wanted, file.path, {})
+                        at += len(part)
                 if stop >= units[-1].stop:
                     break
     except BROKEN as bad:
@@ -87,9 +99,12 @@ def _open(
     return opened(stream, options=options)
 
 
-def _batches(reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
+def _batches(
+    reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader, first: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """From the batch of this number on; a stream can only be read from its beginning."""
     if isinstance(reader, pa.ipc.RecordBatchFileReader):
-        for i in range(reader.num_record_batches):
+        for i in range(first, reader.num_record_batches):
             yield reader.get_batch(i)
     else:
         yield from reader

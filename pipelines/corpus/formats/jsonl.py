@@ -1,12 +1,14 @@
 """JSON Lines: an object a non-blank line; types come from the values.
 
-A carried column is bool, int64, float64 or string, whichever holds its values in the first INFERRED_ROWS rows, and
-string where they are mixed or nested. In a string column a string stands as it is and any other value as JSON.
+A carried column is bool, int64, float64 or string, whichever holds its values in the first INFERRED_ROWS rows (of long
+ones INFERRED_BYTES), and string where they are mixed or nested. In a string column a string stands as it is and any
+other value as JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from pipelines.units import Shard, Unit
 EXTENSIONS = (".jsonl", ".ndjson")
 STREAMED = True
 SCAN_READS_ALL = True
-INFERRED_ROWS = 1000
+INFERRED_ROWS, INFERRED_BYTES = 1000, 32 << 20
 EXACT_TYPES: dict[pa.DataType, set[type]] = {
     pa.string(): {str},
     pa.int64(): {int},
@@ -40,22 +42,53 @@ def reader(corpus: CorpusConfig) -> str:
 def columns(file: ShardFile, wanted: Wanted) -> pa.Schema | None:
     """The columns of the first rows, and the types of the carried ones there; None for a file without rows. Raises
     CorpusError."""
-    found: list[Raw] = []
-    for _, some, _ in records(file, LINES):
-        found.extend(some)
-        if len(found) >= INFERRED_ROWS:
-            break
-    parsed, _ = parse(found[:INFERRED_ROWS], wanted)
-    rows = [one for one in parsed if one is not None]
-    if not rows:
-        return None
-    names = dict.fromkeys(name for row in rows for name in row)
     corpus = wanted.corpus
-    if corpus.candidates:
-        _check_candidates(corpus.candidates, rows, file)
-    kinds = {name: _infer([row.get(name) for row in rows]) for name in corpus.columns}
+    seen = _Seen()
+    rows = size = 0
+    for _, found, _ in records(file, LINES):
+        found = found[: INFERRED_ROWS - rows]
+        rows += len(found)
+        size += sum(len(raw or b"") for raw in found)
+        seen.add(parse(found, wanted)[0], wanted)
+        if rows >= INFERRED_ROWS or size >= INFERRED_BYTES:
+            break
+    if not seen.rows:
+        return None
+    if corpus.candidates and seen.no_candidates is not None and not seen.has_candidates:
+        raise file.error(
+            f"the candidates column {corpus.candidates!r} holds no list of strings (the first value is a "
+            f"{seen.no_candidates}); name a column of lists, or give corpus.document for one document a row"
+        )
     # A name may be half of a surrogate pair.
-    return pa.schema([pa.field(n.encode(errors="replace").decode(), kinds.get(n, pa.null())) for n in names])
+    names = {name.encode(errors="replace").decode(): name for name in seen.names}
+    return pa.schema([pa.field(shown, _infer(seen.kinds[name])) for shown, name in names.items()])
+
+
+class _Seen:
+    """What rows say of the columns; the rows themselves are not kept. names: of all columns, in order of first use.
+    kinds: of the values of each carried column. no_candidates: the type of a first value that is no list of strings."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.names: dict[str, None] = {}
+        self.kinds: defaultdict[str, set[type]] = defaultdict(set)
+        self.has_candidates = False
+        self.no_candidates: str | None = None
+
+    def add(self, parsed: list[Record], wanted: Wanted) -> None:
+        corpus = wanted.corpus
+        for row in parsed:
+            if row is None:
+                continue
+            self.rows += 1
+            self.names.update(dict.fromkeys(row))
+            for name in corpus.columns:
+                self.kinds[name].add(_kind(row.get(name)))
+            given = row.get(corpus.candidates) if corpus.candidates else None
+            if given is not None and _is_strings(given):
+                self.has_candidates = True
+            elif given is not None and self.no_candidates is None:
+                self.no_candidates = type(given).__name__
 
 
 def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
@@ -63,24 +96,22 @@ def scan(file: ShardFile, corpus: CorpusConfig) -> Shard:
     return lines.scan(file, LINES, reader(corpus))
 
 
-def _check_candidates(column: str, rows: list[dict[str, Any]], file: ShardFile) -> None:
-    given = [row[column] for row in rows if row.get(column) is not None]
-    if given and not any(map(_is_strings, given)):
-        raise file.error(
-            f"the candidates column {column!r} holds no list of strings (the first value is a "
-            f"{type(given[0]).__name__}); name a column of lists, or give corpus.document for one document a row"
-        )
+class _Huge(int):
+    """Stands for an integer that no int64 holds."""
 
 
-def _infer(values: list[Any]) -> pa.DataType:
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
+def _kind(value: Any) -> type:
+    return _Huge if type(value) is int and not -(2**63) <= value < 2**63 else type(value)
+
+
+def _infer(kinds: set[type]) -> pa.DataType:
+    """Of a column with values of these kinds."""
+    given = kinds - {type(None)}
+    if not given:
         return pa.null()  # another file may tell
-    if kinds == {bool}:
-        return pa.bool_()
-    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values if value is not None):
-        return pa.int64()
-    return pa.float64() if kinds <= {int, float} and float in kinds else pa.string()
+    if given in ({bool}, {int}):
+        return pa.bool_() if given == {bool} else pa.int64()
+    return pa.float64() if float in given and given <= {int, _Huge, float} else pa.string()
 
 
 def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[Piece]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.config import CorpusConfig, StorageConfig
 from pipelines.corpus.columns import check, fields_of, from_arrow
 from pipelines.corpus.reading import Piece, Wanted
-from pipelines.corpus.shard_file import ShardFile, overlap
+from pipelines.corpus.shard_file import BATCH_BYTES, ShardFile, overlap
 from pipelines.errors import CorpusError
 from pipelines.storage.clients import lance_options
 from pipelines.storage.faults import translate
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXTENSIONS = (".lance",)
 STREAMED = False
 SCAN_READS_ALL = False
-BATCH_ROWS = 8192
+BATCH_ROWS_FIRST, BATCH_ROWS = 64, 8192
 
 
 def listings(uri: str, storage: StorageConfig) -> list[Listing]:
@@ -92,11 +92,24 @@ def pieces(file: ShardFile, units: Sequence[Unit], wanted: Wanted) -> Iterator[P
     try:
         fragment = _fragment(file)
         names = check(fragment.schema, wanted.corpus, file.name)
-        at, stop = units[0].start, units[-1].stop
-        scanner = fragment.scanner(columns=names, batch_size=BATCH_ROWS, offset=at, limit=stop - at)
-        for batch in scanner.to_batches():
+        for at, batch in _batches(fragment, names, units[0].start, units[-1].stop):
             if overlap(units, at, at + batch.num_rows):
                 yield at, from_arrow(pa.table(batch).select(names), wanted, file.path, {})
-            at += batch.num_rows
     except (OSError, ValueError) as bad:
         raise file.broken(bad) from bad
+
+
+def _batches(
+    fragment: lance.LanceFragment, names: list[str], at: int, stop: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, batch), each of about BATCH_BYTES. Begun anew where the last batch shows that they would be much more
+    or much less: what rows take on disk says nothing, as Lance stores a value that many share once."""
+    rows = BATCH_ROWS_FIRST
+    while at < stop:
+        for batch in fragment.scanner(columns=names, batch_size=rows, offset=at, limit=stop - at).to_batches():
+            yield at, batch
+            at += batch.num_rows
+            fitting = min(BATCH_ROWS, max(1, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
+            if not rows // 4 < fitting < rows * 4:
+                rows = fitting
+                break

@@ -160,7 +160,7 @@ def scan(file: ShardFile, framing: Framing, reader: str, header: Callable[[Raw],
 
 
 def stretches(file: ShardFile, units: Sequence[Unit], framing: Framing) -> Iterator[tuple[int, list[Raw]]]:
-    """The records of the units' rows, about one block at a time: one pass a gapless run, one in all if compressed."""
+    """The records of the units' rows, about one block at a time; what lies between two marks is read once."""
     for run in runs(units) if file.compression is None else [units]:
         seek = run[0].seek if run[0].seek[1] else None
         for row, found, _ in records(file, framing, seek):

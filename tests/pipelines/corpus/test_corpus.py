@@ -160,10 +160,63 @@ def test_a_file_that_changes_under_the_run(tmp_path: Path, kind: str, change: st
             list(attempt)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "csv", "arrow"])
+def test_other_content_of_the_same_size_and_time_is_seen(tmp_path: Path, kind: str) -> None:
+    """As rsync -t, tar and reproducible exports leave it: a file is replaced, or written over, by one as long and as
+    old."""
+    path, side = tmp_path / f"data/a.{kind}", tmp_path / "side"
+
+    def write(word: str) -> None:
+        if kind == "arrow":
+            table = pa.table({"text": [word] * 100})
+            with pa.ipc.new_file(str(path), table.schema) as writer:
+                return writer.write_table(table)
+        first = b"text\n" if kind == "csv" else b""
+        path.write_bytes(first + (as_jsonl([{"text": word}]) if kind == "jsonl" else f"{word}\n".encode()) * 100)
+        return None
+
+    path.parent.mkdir()
+    write("alpha")
+    os.utime(path, (1e9, 1e9))
+    source = corpus(path.parent)
+    time.sleep(2.1)  # until the count is remembered
+    (first,) = shards(source, side)
+    (again,) = shards(source, side)
+    assert again == first
+    for word in ("gamma", "omega"):
+        before = path.stat()
+        if word == "omega":
+            path.rename(tmp_path / "old")
+        write(word)
+        os.utime(path, (1e9, 1e9))
+        assert (path.stat().st_size, path.stat().st_mtime) == (before.st_size, before.st_mtime)
+        (changed,) = shards(source, side)
+        assert changed.id != first.id
+    path.unlink()
+    write("alpha")
+    (back,) = shards(source, side)
+    assert back.id == first.id, "a copy with the same content is the same shard, whatever its times"
+
+
+@pytest.mark.parametrize("touch", [lambda path: path.chmod(0o640), lambda path: (path.parent / "b").hardlink_to(path)])
+def test_permissions_and_links_are_no_change(tmp_path: Path, touch) -> None:
+    path = put(tmp_path / "a.jsonl", as_jsonl(ROWS * 10))
+    source = corpus(path)
+    shard = source.scan(source.list()[0])
+    touch(path)
+    assert source.list()[0].stamp != shard.stamp
+    assert sum(len(table) for table in source.read(list(cut(shard, 3)), pa.schema([]))) == 20
+    os.utime(path, ns=(0, 5))
+    with pytest.raises(CorpusError, match="changed while the run was going on"):
+        list(source.read(list(cut(shard, 3)), pa.schema([])))
+
+
 def test_counts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     side = tmp_path / "side"
+    monkeypatch.setattr("pipelines.corpus.counting.UNTRUSTED_NS", 300_000_000)
     for name in ("a", "b"):
         put(tmp_path / f"data/{name}.jsonl", as_jsonl(ROWS * 1000))
+    time.sleep(0.4)
     source = corpus(tmp_path / "data")
     monkeypatch.setattr("pipelines.corpus.shard_file.BLOCK_BYTES", 1024)
     first = shards(source, side)
@@ -176,7 +229,8 @@ def test_counts_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert shards(source, side, fresh=True) == first
     assert scanned == ["a.jsonl", "b.jsonl"]
     scanned.clear()
-    put(tmp_path / "data/a.jsonl", as_jsonl(ROWS), age=100)
+    put(tmp_path / "data/a.jsonl", as_jsonl(ROWS))
+    time.sleep(0.4)
     put(tmp_path / "data/c.jsonl", age=0)
     assert [s.rows for s in shards(source, side)] == [2, 2000, 2]
     assert scanned == ["a.jsonl", "c.jsonl"]

@@ -205,17 +205,6 @@ def test_columns_that_cannot_be_ids_or_text(tmp_path: Path) -> None:
             read(corpus(tmp_path, **fields))
 
 
-def test_a_unit_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a few kB that unpacks to 20 MB: refused before all of it is held, with the cure, which works."""
-    monkeypatch.setattr("pipelines.corpus.reading.DECODED_BYTES_MAX", 4 << 20)
-    pq.write_table(pa.table({"text": ["x" * 100_000] * 200}), tmp_path / "a.parquet")
-    assert (tmp_path / "a.parquet").stat().st_size < 100_000
-    with pytest.raises(CorpusError, match=r"more than 4 MiB once decoded.*--set run.rows_per_unit=(\d+)") as refused:
-        read(corpus(tmp_path), 200)
-    smaller = int(str(refused.value).partition("rows_per_unit=")[2].split()[0])
-    assert len(read(corpus(tmp_path), smaller)) == 200
-
-
 def test_times_beyond_pythons_years_are_found() -> None:
     kind = pa.timestamp("us")
     column = pa.chunked_array([pa.array([0, None], pa.int64()).view(kind), pa.array([1, 2**60], pa.int64()).view(kind)])

@@ -1,6 +1,6 @@
 """How units are packed: small ones into bundles, bundles into spans, and long rows into small ones of both."""
 
-from pipelines.run.sizing import BUNDLES_PER_SPAN, bundles, spans
+from pipelines.run.sizing import SPAN_BYTES, bundles, spans
 from pipelines.units import UNIT_BYTES, UNSEEKABLE, Shard, cut
 from tests.support.units import shard
 
@@ -18,12 +18,43 @@ def test_spans_join_one_pass_reads_only():
     (span,) = spans(bundles(cut(gz, 10), 10))
     assert len(span) == 200
     assert span[0][0].stretch == UNSEEKABLE
-    big_group = list(spans(bundles(cut(shard(1000), 10), 10)))
-    assert [len(s) for s in big_group] == [BUNDLES_PER_SPAN] * 6 + [4]
-    groups = list(spans(bundles(cut(shard(1000, breaks=tuple(range(100, 1000, 100))), 100), 100)))
-    assert [len(s) for s in groups] == [1] * 10
     many = [u for n in range(6) for u in cut(shard(3, f"{n}"), 3)]
     assert len(list(spans(bundles(many, 3)))) == 6
+
+
+def test_bytes_decide_how_a_file_is_read_in_passes():
+    """A pass ends where the next one can begin without reading again what lies before, and not before it is long."""
+    mib = 1 << 20
+
+    def passes(size, rows=10_000, rows_per_unit=10, **kwargs):
+        one = Shard("a", size, "s", "v", "x", rows, **kwargs)
+        found = list(spans(bundles(cut(one, rows_per_unit), rows_per_unit)))
+        assert [unit.id for span in found for bundle in span for unit in bundle] == [
+            u.id for u in cut(one, rows_per_unit)
+        ]
+        return [sum(unit.share for bundle in span for unit in bundle) / size for span in found]
+
+    assert len(passes(1 * mib)) == len(passes(10_000 * mib)) == 1, "one row group"
+    breaks = tuple(range(100, 10_000, 100))
+    assert len(passes(1 * mib, breaks=breaks)) == 1, "100 row groups of 10 kB: the footer is not read 100 times"
+    assert max(passes(160 * mib, breaks=breaks)) < 0.14, "row groups of 1.6 MB: passes of SPAN_BYTES"
+    assert len(passes(100 * SPAN_BYTES, breaks=breaks)) == 8, "and never more of a file than so many"
+    marks = tuple((row, row) for row in range(50, 10_000, 50))
+    assert len(passes(2 * mib, marks=marks)) == 1
+    assert max(passes(160 * mib, marks=marks)) < 0.14
+    assert len(passes(160 * mib, marks=marks, seekable=False)) == 1
+
+
+def test_what_is_left_of_a_row_group_is_read_in_one_pass():
+    """Whatever was committed in it, and by units of whatever size."""
+    one = shard(1000)
+    done = [(start, start + 2) for start in range(0, 1000, 4)]
+    assert len(list(spans(bundles(cut(one, 100, done), 100)))) == 1
+
+
+def test_a_pass_goes_forward():
+    first, second = cut(shard(20), 10)
+    assert len(list(spans([(second,), (first,)]))) == 2
 
 
 def test_long_rows_make_small_units_and_small_bundles():

@@ -6,7 +6,7 @@ from actors.spec import ModelError
 from pipelines.engine.inline import InlineExecutor
 from pipelines.engine.stage import Failed
 from pipelines.errors import VectormillError
-from pipelines.run.unit_attempts import MOST_LOST_BUNDLES, UnitAttempts
+from pipelines.run.unit_attempts import MOST_LOST_SPANS, UnitAttempts
 from pipelines.units import Unit, cut
 from tests.support.engines import Unreliable
 from tests.support.jobs import Said, job, rows, run, write_parquet
@@ -26,15 +26,15 @@ def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
         assert retries.after_failure(Failed((one,), "embed: not done", hung=True)) == []
 
     hangs(whole)
-    assert retries.after_loss([], [(unit(5, 100), whole)]) == ([(whole,)], [])
+    assert retries.after_loss([], [((unit(5, 100), whole),)]) == ([(whole,)], [])
     hangs(whole)
-    parts, guilty = retries.after_loss([], [(whole,)])
+    parts, guilty = retries.after_loss([], [((whole,),)])
     assert not guilty
     assert [(part.start, part.stop) for (part,) in parts][:3] == [(0, 2), (2, 5), (5, 7)]
     assert sum(part.rows for (part,) in parts) == 20
     assert len(parts) == 8
     hangs(unit(1))
-    assert retries.after_loss([unit(1, 5)], [(unit(1),), (unit(1, 5),)]) == (
+    assert retries.after_loss([unit(1, 5)], [((unit(1),), (unit(1, 5),))]) == (
         [],
         [(unit(1, 5), "crashes_worker"), (unit(1), "hangs_worker")],
     )
@@ -44,21 +44,28 @@ def test_a_unit_that_hangs_is_run_alone_then_in_eighths_then_its_row_is_named():
 
 def test_too_many_hangs_stop_the_run():
     retries = UnitAttempts(lambda message: None, str)
-    ran = [(unit(1, number),) for number in range(MOST_LOST_BUNDLES + 1)]
+    ran = [(unit(1, number),) for number in range(MOST_LOST_SPANS + 1)]
     for bundle in ran:
         retries.after_failure(Failed(bundle, "embed: not done", hung=True))
     with pytest.raises(VectormillError, match="65 hung"):
-        retries.after_loss([], ran)
+        retries.after_loss([], [(bundle,) for bundle in ran])
+
+
+def test_a_process_that_dies_reading_a_long_span_is_narrowed_down():
+    """It takes all units that would have followed with it."""
+    units = list(cut(shard(2000), 10))
+    again, guilty = UnitAttempts(lambda said: None).after_loss(units, [tuple((unit,) for unit in units)])
+    assert (sum(part.rows for (part,) in again), guilty) == (2000, [])
 
 
 def test_a_lost_bundle_of_many_tiny_units_is_narrowed_down():
     """One row that kills its process takes up to 256 units of its bundle with it: that is not a fault of the set-up."""
     tiny = tuple(unit for n in range(200) for unit in cut(shard(5, f"{n}.parquet"), 10))
-    again, guilty = UnitAttempts(lambda said: None, str).after_loss(tiny, [tiny])
+    again, guilty = UnitAttempts(lambda said: None, str).after_loss(tiny, [(tiny,)])
     assert (len(again), guilty) == (200, [])
-    many = [(unit,) for unit in tiny[: MOST_LOST_BUNDLES + 1]]
+    many = [((unit,),) for unit in tiny[: MOST_LOST_SPANS + 1]]
     with pytest.raises(VectormillError, match="lost 65 units"):
-        UnitAttempts(lambda said: None, str).after_loss([unit for (unit,) in many], many)
+        UnitAttempts(lambda said: None, str).after_loss([unit for ((unit,),) in many], many)
 
 
 # ---------------------------------------------------------------------- in a whole run
