@@ -141,7 +141,7 @@ def _value(written: str, held: Any) -> Any:
     if held == tuple[str, ...]:
         return yaml.load(written, yaml.BaseLoader)  # which knows lists, mappings and texts
     if held is not str or written.lstrip().startswith(('"', "'")):
-        return yaml.safe_load(written)
+        return _yaml(written)
     return None if written.strip() in NULL else written
 
 

@@ -59,7 +59,16 @@ def check_files(address: TableAddress) -> None:
 
 def clean_up(address: TableAddress) -> CleanedUp:
     """Remove versions older than KEEP_VERSIONS_FOR and what they alone refer to, files of no version that are older
-    than 7 days, and what is left of indexes that were being measured when their process was killed."""
-    found = address.open().cleanup_old_versions(older_than=KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+    than 7 days, and what is left of indexes that were being measured when their process was killed.
+
+    Where there are tags all versions since the oldest one stay: a run that was overtaken may commit on a tagged one,
+    and must meet the fence that lies in one after it (`identity.check_history`)."""
+    dataset = address.open()
+    tagged = [int(tag["version"]) for tag in dataset.tags.list().values()]
+    found = dataset.cleanup_old_versions(
+        older_than=KEEP_VERSIONS_FOR,
+        retain_versions=dataset.version - min(tagged) + 1 if tagged else None,
+        error_if_tagged_old_versions=False,
+    )
     segments.sweep(address, KEEP_VERSIONS_FOR)
     return CleanedUp(found.old_versions, found.bytes_removed)

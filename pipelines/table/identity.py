@@ -145,7 +145,7 @@ def heal(address: TableAddress) -> list[int]:
 
     Raises TableChanged for a version of a run over another table's, on which somebody else has built, StorageError."""
     gone: list[int] = []
-    with_backoff("looking at the newest versions", address.location, lambda: _heal(address, gone), first_contact=True)
+    with_backoff("looking at the newest versions", address.location, lambda: _heal(address, gone))
     return gone
 
 

@@ -208,8 +208,8 @@ MUTATIONS = [
         [
             (
                 "pipelines/table/contents.py",
-                "(first, first + in_unit), rows, is_whole)",
-                "(first, first + rows), rows, is_whole)",
+                "(first, first + in_unit), *rest)",
+                "(first, first + rest[0]), *rest)",
             )
         ],
         chaos("rows deleted by the owner"),

@@ -64,7 +64,7 @@ def test_job_files_that_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tex
     [
         "corpus=!!python/object/apply:os.system ['touch MARK']", "run.replicas=!!python/name:os.system",
         "corpus.columns=[" * 3, "run.replicas=" + "[" * 1_500, "run.replicas=" + "9" * 5000, "run.engine=2020-13-45",
-        "__class__.x=1", "corpus.__init__=1", "model.weights=[a]", "table.name=../../x", "table.name=..", "table.name=",
+        "__class__.x=1", "corpus.__init__=1", "table.name=../../x", "table.name=..", "table.name=",
         "table.name=a/b", "table.name='a b; DROP TABLE'", "table.name=" + "'x\n'", "corpus.columns=[a.b]",
         "corpus.columns=['a`b']", "corpus.columns=['']", "table.text_column=a.b", "table.text_column=''",
         "corpus.text={text.__class__}", "corpus.text={text[0]}", "corpus.text={0}{}", "corpus.text={text!r:>99999999}",
@@ -136,14 +136,14 @@ def test_weights_that_would_run_code_are_not_opened(tmp_path: Path) -> None:
     config = json.loads((evil / "config.json").read_text())
     (evil / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_own.OwnModel"}}))
     job_file = write_job(tmp_path / "job.yaml", job(tmp_path, model={"weights": str(evil), "dtype": "float32"}))
-    refused(1, "needs code from its own repository, which is never run", "embed", job_file)
+    refused(2, "needs code from its own repository, which is never run", "embed", job_file)
     (evil / "config.json").write_text(json.dumps(config))
     for weights in evil.glob("*.safetensors"):
         weights.unlink()
     (evil / "pytorch_model.bin").write_bytes(pickle.dumps(Marks(mark)))
-    refused(1, "only .bin weights, which can run code when opened", "embed", job_file)
+    refused(2, "only .bin weights, which can run code when opened", "embed", job_file)
     (evil / "pytorch_model.bin").rename(evil / "model.safetensors")
-    refused(1, "", "embed", job_file)
+    refused(2, "", "embed", job_file)
     assert not mark.exists()
 
 

@@ -96,7 +96,7 @@ def test_inline_runs_that_fail_and_pass(tmp_path, s3_endpoint, proxy):
     ):
         proxy.rules = [rule]
         code, last = place.embed(proxy, "inline")
-        assert code == 1, rule
+        assert code == 2, rule
         assert "credentials" in last or "refuses the request" in last, last
     proxy.rules = []
     code, last = place.embed(proxy, "inline")
@@ -115,7 +115,7 @@ def test_a_ray_run_that_fails_in_its_workers(short_path, s3_endpoint, proxy):
     place = Place(short_path, s3_endpoint)
     proxy.rules = [Rule("expired-credentials", kinds={"put"}, key="/data/", skip=2)]
     code, last = place.embed(proxy, "ray")
-    assert code == 1
+    assert code == 2
     assert "credentials have expired" in last
     assert list(place.folder.rglob("worker-*.err")), "the logs of Ray's workers were looked at"
     assert place.leaks() == []

@@ -24,7 +24,7 @@ CODES = {
     1: "VectormillError CorpusChanged StorageError StoreUnavailable TableChanged EngineError Hung "
     "WeightsOutOfReach ReplicaBroken",
     2: "ConfigError CorpusError StorageRefused CredentialsRefused TableError FingerprintMismatch Incomplete "
-    "OutputError ModelError DeviceOutOfMemory",
+    "OutputError ModelError DeviceOutOfMemory TooLarge",
     3: "Superseded",
 }
 

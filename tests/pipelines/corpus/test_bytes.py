@@ -86,7 +86,7 @@ def test_a_unit_of_many_bytes_is_given_back_to_be_cut(tmp_path, monkeypatch):
     with pytest.raises(TooLarge, match="rows 0 to 100: more than 4 MiB"):
         list(source.read(units, carried))
     came = list(reader(source, carried)(tuple((unit,) for unit in units)))
-    assert [(one.bundle, one.too_large, one.fatal) for one in came] == [((unit,), True, False) for unit in units]
+    assert [(one.bundle, one.too_large, one.fatal) for one in came] == [((unit,), True, None) for unit in units]
     (row,) = source.read([Unit(shard.id, shard.path, 7, 8, shard.size, shard.stamp)], carried)
     assert row["id"].to_pylist() == ["d7"], "a row is never cut"
 

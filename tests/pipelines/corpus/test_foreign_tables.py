@@ -146,4 +146,4 @@ def test_commands_refuse_it(tmp_path):
     table(place, "Delta Lake", "corpus")
     file = write_job(tmp_path / "job.yaml", job(tmp_path, corpus={"id": "id"}))
     for command in ("plan", "embed"):
-        refused(1, "is a table of Delta Lake, not a list of files", command, file)
+        refused(2, "is a table of Delta Lake, not a list of files", command, file)

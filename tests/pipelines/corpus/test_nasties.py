@@ -54,9 +54,9 @@ def _named(name: str) -> Nasty:
         ("invalid UTF-8", 0, '"undecodable": 2'),
         ("drift: string to int", 0, '"bad_column": 1'),
         ("Parquet with a flipped byte in a page", 1, "corpus/a.parquet is damaged"),
-        ("folders that link to one another", 1, "5 links to folders lie one below the other"),
+        ("folders that link to one another", 2, "5 links to folders lie one below the other"),
         ("gzip cut short", 1, "a.jsonl.gz is damaged or not of its format"),
-        ("UTF-16 CSV", 1, "text must be UTF-8"),
+        ("UTF-16 CSV", 2, "text must be UTF-8"),
     ],
 )
 def test_exit_codes(tmp_path: Path, name: str, code: int, words: str) -> None:

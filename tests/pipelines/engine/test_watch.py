@@ -9,7 +9,7 @@ from pipelines.engine import ray as ray_executor
 from pipelines.engine import watch
 from pipelines.engine.stage import Receipt, Stage
 from pipelines.engine.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
-from pipelines.errors import VectormillError
+from pipelines.errors import EngineError, VectormillError
 from pipelines.units import Unit, left_of
 
 
@@ -195,7 +195,7 @@ def test_a_head_that_is_lost_before_the_new_job_ends_the_run_with_one_message(mo
     monkeypatch.setattr(ray_executor.ray, "shutdown", lambda: None)
 
     def connect():
-        raise VectormillError("nobody there")
+        raise EngineError("nobody there")
 
     executor._connect = connect
     with pytest.raises(VectormillError, match=r"head node at 10\.0\.0\.1:6379 does not answer any more.*committed"):

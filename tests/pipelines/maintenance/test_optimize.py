@@ -138,6 +138,20 @@ def test_optimize_with_rows_that_have_no_vector(tmp_path, monkeypatch):
     assert doubts(config) == {}
 
 
+def test_versions_since_the_oldest_tag_stay(config, monkeypatch):
+    """Or every later run would refuse: a stale commit could land unseen."""
+    monkeypatch.setattr(compaction, "KEEP_VERSIONS_FOR", timedelta(0))
+    made = lance.dataset(config.table.location)
+    made.tags.create("good", made.version - 2)
+    made.tags.create("later", made.version - 1)
+    assert optimize(config).to_dict()["versions_removed"] == made.version - 3
+    kept = sorted(v["version"] for v in lance.dataset(config.table.location).versions())
+    assert kept[0] == made.version - 2
+    assert kept == list(range(kept[0], kept[-1] + 1))
+    write_parquet(Path(config.corpus.uri), shards=1, first=1000)
+    assert run(config).adds_up
+
+
 def test_old_versions_are_removed_and_data_stays(config, monkeypatch):
     assert optimize(config).to_dict()["versions_removed"] == 0, "all are younger than an hour"
     before, versions = rows(config), status(address(config)).to_dict()["versions_kept"]

@@ -1,9 +1,12 @@
 """What a run refuses before it begins, naming the fields; and what may change from run to run."""
 
+import lance
+import pyarrow as pa
 import pytest
 
 from pipelines.errors import CorpusError, FingerprintMismatch, TableError, VectormillError
-from tests.support.jobs import job, run, version, write_parquet
+from pipelines.maintenance.verify import verify
+from tests.support.jobs import Said, job, run, version, write_parquet
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,36 @@ def test_other_columns_are_refused(tmp_path, corpus):
     run(job(tmp_path))
     with pytest.raises(TableError, match="other columns"):
         run(job(tmp_path, corpus={"columns": []}))
+
+
+def test_columns_of_the_owner_are_let_through(tmp_path, corpus):
+    """They stay, new rows have nulls there, and `verify` has no doubts."""
+    config = job(tmp_path)
+    run(config)
+    lance.dataset(config.table.location).add_columns({"note": "concat('of ', id)", "seen": "cast(_row as double)"})
+    assert run(config).adds_up
+    write_parquet(tmp_path / "corpus", shards=1, first=1000)
+    assert run(config).adds_up
+    notes = lance.dataset(config.table.location).to_table(columns=["id", "note"]).to_pylist()
+    assert [row["note"] for row in notes] == [f"of {row['id']}" for row in notes[:120]] + [None] * 40
+    assert verify(config, Said(), sample=8, seed=1).ok
+
+
+def test_a_column_of_the_owner_that_may_not_be_null_is_refused_with_what_helps(tmp_path, corpus):
+    config = job(tmp_path)
+    run(config)
+    strict = pa.schema([pa.field("note", pa.string(), nullable=False)])
+    made = lance.dataset(config.table.location)
+    made.add_columns(
+        lance.batch_udf(output_schema=strict)(
+            lambda batch: pa.RecordBatch.from_arrays([pa.array(["x"] * batch.num_rows)], schema=strict)
+        )
+    )
+    write_parquet(tmp_path / "corpus", shards=1, first=1000)
+    with pytest.raises(TableError, match=r"note: string may not be null.*alter_columns"):
+        run(config)
+    lance.dataset(config.table.location).alter_columns({"path": "note", "nullable": True})
+    assert run(config).adds_up
 
 
 def test_chunks_longer_than_the_model_are_refused(tmp_path, corpus):

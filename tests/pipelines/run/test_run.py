@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from actors.embedder.embedder import Embedder
-from actors.spec import ModelSpec
+from actors.spec import ModelError, ModelSpec
 from actors.weights.locate import locate
 from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import Superseded, VectormillError
@@ -240,6 +240,20 @@ def test_rows_deleted_by_the_owner_are_not_embedded_again(tmp_path, corpus):
     assert len(rows(config)) == 116
 
 
+def test_rows_deleted_at_the_edges_of_units_of_another_size(tmp_path, corpus):
+    """Also where the file left the corpus and came back, and the job cuts its units otherwise."""
+    config = job(tmp_path)
+    run(config)
+    kept = "_row > _first AND _row < _first + _rows - 1"
+    lance.dataset(config.table.location).delete(f"NOT ({kept})")
+    left = rows(config)
+    assert 0 < len(left) < 120
+    for size in (5, 7, 33):
+        certificate = run(job(tmp_path, run={"rows_per_unit": size}))
+        assert (certificate.adds_up, certificate.deleted_rows) == (True, 120 - len(left))
+        assert rows(config) == left
+
+
 # ---------------------------------------------------------------------- two drivers
 
 
@@ -348,6 +362,6 @@ def test_weights_that_change_after_the_plan_are_refused(tmp_path, corpus):
     prepared = prepare(config, executor)
     with (weights / "config.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(VectormillError, match="a replica refuses to work"):
+    with pytest.raises(ModelError, match="a replica refuses to work"):
         Run.open(prepared, executor, Said()).work()
     assert rows(config) == []

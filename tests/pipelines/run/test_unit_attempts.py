@@ -54,7 +54,7 @@ def test_too_many_hangs_stop_the_run():
 def test_a_process_that_dies_reading_a_long_span_is_narrowed_down():
     """It takes all units that would have followed with it."""
     units = list(cut(shard(2000), 10))
-    again, guilty = UnitAttempts(lambda said: None).after_loss(units, [tuple((unit,) for unit in units)])
+    again, guilty = UnitAttempts(lambda said: None, str).after_loss(units, [tuple((unit,) for unit in units)])
     assert (sum(part.rows for (part,) in again), guilty) == (2000, [])
 
 

@@ -59,7 +59,7 @@ def test_search_filters_and_limits(config):
     for where, words in [("nosuch = 3", "nosuch"), ("n >", "Expected"), ("n = = 3", "Expected"), ("n", "boolean")]:
         with pytest.raises(VectormillError, match=words) as bad:
             searcher.search("alpha", Query(where=where))
-        assert f"--where was {where!r}" in str(bad.value)
+        assert f"--where {where!r} is no filter" in str(bad.value)
         assert ".rs:" not in str(bad.value)
     with pytest.raises(VectormillError, match="the query is empty"):
         searcher.search(" \n")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipelines.errors import Superseded
 from tests.system.chaos import owner_faults, storage_faults, table_faults
 from tests.system.chaos.history import runs_since
 from tests.system.chaos.processes import kill, titled, wait_until_stopped
@@ -113,7 +114,7 @@ def _overtake(trial: Trial, first, has_fence: bool = True) -> bool:
         return False  # stopped before its own fence, it found all done
     if code is None and second is not None and not second.alive:
         return False  # the same, and it became the newer run
-    if code != 1 or "superseded by run" not in first.log:
+    if code != Superseded.exit_code or "superseded by run" not in first.log:
         trial.off.append(f"a run that was overtaken ended with {code}:\n{first.log[-1000:]}")
     return True
 
