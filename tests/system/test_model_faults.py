@@ -197,7 +197,7 @@ def test_killed_readers_tokenisers_replicas_and_writers_lose_nothing(tmp_path, e
     write_parquet(tmp_path / "corpus", shards=6)
     real_reader, real_tokenise, real_write = waves.reader, embed.tokenise_stage, waves.Write
     monkeypatch.setattr(waves, "reader", lambda *how: slow(real_reader(*how)))
-    monkeypatch.setattr(embed, "tokenise_stage", lambda work, pool: real_tokenise(slow(work), pool))
+    monkeypatch.setattr(embed, "tokenise_stage", lambda work, *how: real_tokenise(slow(work), *how))
     monkeypatch.setattr(waves, "Write", lambda *how: slow(real_write(*how)))
     monkeypatch.setattr(embed, "embedder", lambda spec: slow(embedder(spec)))
     kinds = list(WORKERS.values())

@@ -291,7 +291,7 @@ def test_credentials_that_expire_in_the_middle(store, tmp_path, kind, status):
 def test_a_store_that_does_not_come_back(store, tmp_path, monkeypatch, libraries_try_once):
     """One message, and an end: attempts are bounded wherever it happens."""
     monkeypatch.setattr(retry, "ATTEMPTS", 3)
-    for fault, skip in (("drop", 0), ("slow-down", 9), ("drop", 25), ("slow-down", 40)):
+    for fault, skip in (("drop", 0), ("slow-down", 9), ("drop", 45), ("slow-down", 60)):
         store.proxy.rules = [Rule(fault, skip=skip)]
         with pytest.raises(VectormillError) as bad:
             embed(store.job(tmp_path), Said())
