@@ -39,12 +39,13 @@ WHOLE = (
 def units(table: LanceTable, shards: Mapping[int, Shard]) -> Iterator[UnitInTable]:
     """Which units are in the table, and the row range each covers, in the order of their rows within a shard. Streamed:
     20 million units as a list of objects took 8 GB. shards: of the corpus, by id; a table of format 2 says the ranges
-    of units only with their help."""
+    of units only with their help. Where somebody else wrote records without a range, their rows are it."""
     if table.metadata.format == 2:
         yield from units_of_format_2(table.sql_batches, shards, table.metadata.rows_per_unit)
         return
     query = (
-        "SELECT _unit, min(_shard) AS shard, min(_first) AS first, min(_rows) AS in_unit, min(_file) AS file, "
+        "SELECT _unit, min(_shard) AS shard, coalesce(min(_first), min(_row)) AS first, "
+        "coalesce(min(_rows), max(_row) - min(_row) + 1) AS in_unit, min(_file) AS file, "
         f"sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows, coalesce({WHOLE}, true) AS is_whole "
         "FROM dataset WHERE _unit IS NOT NULL GROUP BY _unit ORDER BY shard, first"
     )

@@ -29,7 +29,7 @@ from pipelines.errors import StorageError, StoreUnavailable, Superseded, TableCh
 from pipelines.storage.faults import STORE_ERRORS, translate
 from pipelines.storage.retry import Backoff, with_backoff
 from pipelines.table.files import RUN_PROPERTY, Handle, commit_of, reading
-from pipelines.table.identity import Identity, check, check_landed, commit_if_there
+from pipelines.table.identity import Identity, check, check_landed, commit_if_there, compare
 
 FENCE_ID = 2**31 - 1
 ENDS_A_RUN = {"Restore": "restored an older version of", "Overwrite": "overwrote"}
@@ -89,8 +89,10 @@ class Fence:
         self._commit_fenced(lambda: self._transaction([], {}))
 
     def check_not_superseded(self) -> None:
-        """Raises Superseded if a newer run has taken over; says nothing when the store cannot be asked."""
+        """Raises Superseded if a newer run has taken over, or the table is another one by now; says nothing when the store
+        cannot be asked."""
         with contextlib.suppress(*STORE_ERRORS, StorageError, TableError):
+            compare(self.handle, self.handle.address.find(), self._identity)
             self._landed_since(self.handle.dataset.version, set())
 
     def delete_shards(self, shards: Sequence[int], properties: Mapping[str, str]) -> int:

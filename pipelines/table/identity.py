@@ -70,6 +70,15 @@ def check(handle: Handle, mine: Identity) -> lance.LanceDataset:
     TableError where a commit could land unseen (`check_history`)."""
     location = handle.address.location
     newest = with_backoff("looking at the table", location, handle.address.find)
+    compare(handle, newest, mine)
+    assert newest is not None
+    check_history(handle.address, newest)
+    return newest
+
+
+def compare(handle: Handle, newest: lance.LanceDataset | None, mine: Identity) -> None:
+    """Raises Superseded unless this version is of the table that the run began with, and no older than it saw."""
+    location = handle.address.location
     if newest is None:
         raise Superseded(f"{location}: {DROPPED}")
     found = Identity.of(newest, mine.names)
@@ -80,8 +89,6 @@ def check(handle: Handle, mine: Identity) -> lance.LanceDataset:
             f"{location}: its newest version is {newest.version} now, and was {handle.dataset.version}: somebody put "
             "an older copy in its place. The same command goes on from there."
         )
-    check_history(handle.address, newest)
-    return newest
 
 
 def _what_happened(mine: Identity, found: Identity) -> str:

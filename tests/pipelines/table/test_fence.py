@@ -352,3 +352,16 @@ def test_last_commit_names_the_run(table, address):
     properties = LanceTable.open(address).last_commit()
     assert properties[RUN_PROPERTY] == "run-7"
     assert properties["vectormill.rows_total"] == "9"
+
+
+def test_records_without_a_range_are_read_by_their_rows(table, address):
+    """Another program wrote them: it knew shard, unit and row, and nothing else of ours."""
+    table.take_fence("run", {})
+    table.fence.commit(write_rows(address, rows(1)), {})
+    theirs = rows(2, 4)
+    for name in ("_first", "_rows", "_file", "_passages"):
+        place = theirs.column_names.index(name)
+        theirs = theirs.set_column(place, theirs.schema.field(name), pa.nulls(4, theirs.schema.field(name).type))
+    lance.write_dataset(theirs, address.uri, mode="append")
+    found = {unit.unit: (unit.range, unit.rows) for unit in contents.units(LanceTable.open(address), {})}
+    assert found == {1: ((0, 3), 3), 2: ((0, 4), 4)}

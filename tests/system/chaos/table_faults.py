@@ -157,6 +157,8 @@ def another_job_commits(trial: Trial) -> bool:
     trial.expectation.foreign[shard] = set(ids)
     known = {"_shard": shard, "_unit": shard, "_chunk": 0, "_start": 0, "_end": 0, "_tokens": 0, "_truncated": False}
     known |= {"_reason": "no_text", "_detail": "of another job"}
+    if trial.chance.random() < 0.5:  # else by a program that knows nothing of them
+        known |= {"_first": 0, "_rows": FOREIGN_ROWS, "_passages": 1}
     columns = {
         field.name: [known.get(field.name, None if field.nullable else 0)] * FOREIGN_ROWS for field in dataset.schema
     }
