@@ -89,8 +89,8 @@ class Fence:
         self._commit_fenced(lambda: self._transaction([], {}))
 
     def check_not_superseded(self) -> None:
-        """Raises Superseded if a newer run has taken over, or the table is another one by now; says nothing when the store
-        cannot be asked."""
+        """Raises Superseded if a newer run has taken over, or the table is another one by now; says nothing when the
+        store cannot be asked."""
         with contextlib.suppress(*STORE_ERRORS, StorageError, TableError):
             compare(self.handle, self.handle.address.find(), self._identity)
             self._landed_since(self.handle.dataset.version, set())
