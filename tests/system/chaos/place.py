@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ class Place:
     def remove_table(self) -> None:
         """As its owner does who drops it; again while somebody writes into the folder."""
         while self.names():
-            self.files.delete_dir(self._path(self.table))
+            with suppress(OSError):  # a file that came just now
+                self.files.delete_dir(self._path(self.table))
 
     @contextmanager
     def without_versions(self) -> Iterator[None]:
