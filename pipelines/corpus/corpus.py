@@ -91,7 +91,7 @@ class Corpus:
         seen: dict[str, None] = {}
         failure: VectormillError | None = None
         opened = 0
-        for opened, schema in enumerate(self._schemas(first), start=1):
+        for opened, schema in enumerate(self.schemas(first), start=1):
             if isinstance(schema, VectormillError):
                 failure = failure or schema
                 continue
@@ -106,9 +106,12 @@ class Corpus:
         kinds = ((name, types.get(name, folders.get(name, pa.null()))) for name in self.config.columns)
         return pa.schema([pa.field(name, pa.string() if kind == pa.null() else kind) for name, kind in kinds])
 
-    def _schemas(self, first: Sequence[Listing | Shard]) -> Iterator[pa.Schema | VectormillError]:
-        """The columns of each shard, or why they cannot be had; none of an empty one. The first alone: mostly no other
-        is asked for. Then many at once: looking for a column that none has is a request or two for each."""
+    def schemas(self, first: Sequence[Listing | Shard]) -> Iterator[pa.Schema | VectormillError]:
+        """The columns of each shard with their plain types, or why they cannot be had; none of an empty one. In JSON
+        only the carried ones have a type.
+
+        The first alone: mostly no other is asked for. Then many at once: looking for a column that none has is a
+        request or two for each."""
         with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
             for start, stop in pairwise([0, *range(1, len(first), SHARDS_AT_ONCE), len(first)]):
                 yield from (schema for schema in pool.map(self._columns, first[start:stop]) if schema is not None)

@@ -30,7 +30,6 @@ from pipelines.tasks.task import Task
 from pipelines.units import Shard, Unit
 
 ESTIMATED_FROM_ROWS, ESTIMATED_FROM_BYTES = 256, 8 << 20
-SHARDS_TRIED = 4  # where the first rows of a shard cannot be read
 
 
 @dataclass(frozen=True)

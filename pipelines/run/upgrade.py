@@ -20,7 +20,7 @@ from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE
 from pipelines.corpus.columns import first_beyond_python
 from pipelines.corpus.corpus import Corpus
 from pipelines.engine.stage import Executor
-from pipelines.errors import TableError, TooLarge
+from pipelines.errors import TableError, TooLarge, VectormillError
 from pipelines.progress import Progress
 from pipelines.run.prepare import Prepared
 from pipelines.table import contents
@@ -48,22 +48,51 @@ def upgrade(prepared: Prepared, table: LanceTable, fence: Fence, executor: Execu
 def refuse_ambiguous_times(prepared: Prepared, table: LanceTable) -> None:
     """Releases before format 3 wrote all times of a template as numbers, where one that was read with them was beyond
     Python's years. Which they were is not known any more. Raises TableError where it may have been so."""
-    config = prepared.corpus.config
-    names = {name for source in config.texts.values() if is_template(source) for name in columns_in(source)}
-    there = Corpus(config.model_copy(update={"columns": tuple(sorted(names))}), prepared.corpus.storage)
-    types = there.carried([shard.listing for shard in prepared.shards if shard.rows]) if names else pa.schema([])
-    times = [field.name for field in types if pt.is_timestamp(field.type) or pt.is_date(field.type)]
-    in_table = {found.shard for found in contents.units(table, prepared.by_id)} if times else set()
+    texts = prepared.corpus.config.texts.values()
+    names = {name for source in texts if is_template(source) for name in columns_in(source)}
+    in_table = {found.shard for found in contents.units(table, prepared.by_id)} if names else set()
     for shard in (shard for shard in prepared.shards if shard.id in in_table):
-        for rows in there.read(list(cut(shard, ROWS_AT_ONCE)), types):
-            for name in times:
-                if (row := first_beyond_python(rows[name])) is not None:
-                    raise TableError(
-                        f"{table.address.location}: row {rows['_row'][row]} of {shard.path} has a time in {name!r} "
-                        "that is beyond Python's years. The release that made this table wrote the times of rows that "
-                        "were read together with such a one as numbers, so some of its vectors may be of other texts "
-                        "than this release makes. Embed into a new table.name"
-                    )
+        for schema in prepared.corpus.schemas([shard]):
+            if isinstance(schema, VectormillError):
+                continue  # a file that cannot be read any more tells nothing
+            times = [field for field in schema if field.name in names and _is_time(field.type)]
+            found = _beyond_python(prepared.corpus, shard, pa.schema(times)) if times else None
+            if found is not None:
+                name, row = found
+                raise TableError(
+                    f"{table.address.location}: row {row} of {shard.path} has a time in {name!r} that is beyond "
+                    "Python's years. The release that made this table wrote the times of rows that were read together "
+                    "with such a one as numbers, so some of its vectors may be of other texts than this release makes. "
+                    "Embed into a new table.name"
+                )
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pt.is_timestamp(kind) or pt.is_date(kind))
+
+
+def _beyond_python(corpus: Corpus, shard: Shard, times: pa.Schema) -> tuple[str, int] | None:
+    """(column, row) of the first such time of a shard."""
+    there = Corpus(corpus.config.model_copy(update={"columns": tuple(times.names)}), corpus.storage)
+    for unit, rows in _read(there, times, list(cut(shard, ROWS_AT_ONCE))):
+        for name in times.names:
+            if (row := first_beyond_python(rows[name])) is not None:
+                return name, unit.start + row
+    return None
+
+
+def _read(corpus: Corpus, carried: pa.Schema, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
+    """The rows of units of a shard; of units that come to more than is held at once, part by part; as many as can be
+    read, as a file that cannot be read any more tells as little as one that is gone."""
+    at = 0
+    try:
+        for at, rows in enumerate(corpus.read(units, carried), 1):
+            yield units[at - 1], rows
+    except TooLarge:
+        yield from _read(corpus, carried, [*split(units[at]), *units[at + 1 :]])
+    except OF_ONE_FILE as bad:
+        if isinstance(bad, OF_THE_STORE):
+            raise
 
 
 @dataclass(frozen=True)
@@ -101,23 +130,10 @@ class Fill:
                 continue
             here_n = np.flatnonzero(shard_N == shard)
             units = list(_units(self.shards[shard], np.unique(row_N[here_n])))
-            try:
-                for unit, rows in self._read(units):
-                    inside_n = here_n[(row_N[here_n] >= unit.start) & (row_N[here_n] < unit.stop)]
-                    made = self.task.passages(self.spec, rows.drop_columns(self.carried.names))
-                    yield _matched(records, inside_n, made)
-            except OF_ONE_FILE as bad:
-                if isinstance(bad, OF_THE_STORE):
-                    raise  # else a file that cannot be read any more tells as little as one that is gone
-
-    def _read(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, pa.Table]]:
-        """Their rows; of units that come to more than is held at once, part by part."""
-        at = 0
-        try:
-            for at, rows in enumerate(self.corpus.read(units, self.carried), 1):
-                yield units[at - 1], rows
-        except TooLarge:
-            yield from self._read([*split(units[at]), *units[at + 1 :]])
+            for unit, rows in _read(self.corpus, self.carried, units):
+                inside_n = here_n[(row_N[here_n] >= unit.start) & (row_N[here_n] < unit.stop)]
+                made = self.task.passages(self.spec, rows.drop_columns(self.carried.names))
+                yield _matched(records, inside_n, made)
 
 
 def _units(shard: Shard, rows: np.ndarray) -> Iterator[Unit]:

@@ -110,11 +110,22 @@ def check_landed(address: TableAddress, version: int, mine: Identity) -> None:
         happened = None if _has_its_files(address, version) else DROPPED
     else:
         found = Identity.of(below, mine.names)
-        happened = None if found == mine else f"{_what_happened(mine, found)} This run has stopped."
+        is_fine = found == mine or _may_be_older(below, found, address, version, mine)
+        happened = None if is_fine else f"{_what_happened(mine, found)} This run has stopped."
     if happened is not None:
         taken = _take_back(address, version)
         end = "Its last commit was taken back." if taken else "Somebody has committed on top of its last commit."
         raise Superseded(f"{address.location}: {happened} {end}")
+
+
+def _may_be_older(
+    below: lance.LanceDataset, found: Identity, address: TableAddress, version: int, mine: Identity
+) -> bool:
+    """Whether the version below, which differs, may be one of this table, or of what its owner once put in its place,
+    of which those between were removed: then a version that is whole must not be taken back. Another number is another
+    table, and what was committed there has landed."""
+    has_other_number = bool(found.table) and found.table != mine.table
+    return below.version < version - 1 and not has_other_number and _has_its_files(address, version)
 
 
 def _has_its_files(address: TableAddress, version: int) -> bool:
@@ -150,7 +161,8 @@ def check_history(address: TableAddress, newest: lance.LanceDataset) -> None:
 def heal(address: TableAddress) -> list[int]:
     """Take back what runs committed on top of a table that was another one, newest first; returns those versions.
 
-    Raises TableChanged for a version of a run over another table's, on which somebody else has built, StorageError."""
+    Raises TableChanged for one on which somebody else has built, TableError where it may be the right one after all,
+    StorageError."""
     gone: list[int] = []
     with_backoff("looking at the newest versions", address.location, lambda: _heal(address, gone))
     return gone
@@ -160,10 +172,19 @@ def _heal(address: TableAddress, gone: list[int]) -> None:
     while versions(address):
         newest = with_backoff("looking at the table", address.location, address.open)
         below = _below(address, newest.version)
-        if below is None or (mine := Identity.of(newest)).table == Identity.of(below).table or not mine.table:
+        mine = Identity.of(newest)
+        if below is None or not mine.table or (found := Identity.of(below)).table == mine.table:
+            return
+        if found.fingerprint and not found.table:  # of before tables had a number: it was given to this one since
             return
         if RUN_PROPERTY not in commit_of(newest, newest.version).properties:
             return
+        if _may_be_older(below, found, address, newest.version, mine):
+            raise TableError(
+                f"{address.location}: version {newest.version} is of this table and whole, and the one below it that "
+                f"is there, {below.version}, is of another; those between were removed. If {newest.version} is the "
+                f"right one, remove version {below.version} (and the tags on it); else restore that"
+            )
         if not _take_back(address, newest.version):
             raise TableChanged(f"{address.location}: somebody is writing to it; run the same command again")
         gone.append(newest.version)

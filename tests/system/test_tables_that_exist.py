@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -22,6 +23,7 @@ from pipelines.search.bulk import BulkSearch, bulk_search
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.table.files import TableAddress
+from pipelines.table.identity import heal
 from pipelines.table.schema import TableMetadata
 
 MADE = Path(__file__).parents[1] / "data" / "made_by_3ad37bb"
@@ -129,3 +131,16 @@ def test_a_table_whose_times_may_have_been_written_otherwise_is_refused(tmp_path
     assert lance.dataset(job.table.location).version == before + 1, "the fence, and nothing else"
     assert TableMetadata.from_schema(lance.dataset(job.table.location).schema).format == 2
     assert folder.is_dir()
+
+
+def test_versions_of_format_2_that_a_tag_keeps_are_no_other_table(tmp_path, monkeypatch):
+    """Below the newest version there may be one from before the table had a number of its own."""
+    unpacked("plain", tmp_path, monkeypatch)
+    job = load_job("job.yaml", ["table.name=half"])
+    lance.dataset(job.table.location).tags.create("then", lance.dataset(job.table.location).version)
+    run_job(job, Silent())
+    before = records(job)
+    lance.dataset(job.table.location).cleanup_old_versions(timedelta(0), error_if_tagged_old_versions=False)
+    assert len(lance.dataset(job.table.location).versions()) == 2
+    assert heal(TableAddress(job.table.location, StorageConfig())) == []
+    assert records(job) == before

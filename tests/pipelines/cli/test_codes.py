@@ -116,8 +116,8 @@ def test_a_changed_file_and_a_newer_run(job_file, monkeypatch):
         (errors.Stopped(1), 129, True),
         (errors.Stopped(15), 143, True),
         (KeyboardInterrupt(), 130, True),
-        (OSError(28, os.strerror(28), "/tmp/x"), 2, False),
-        (OSError(24, os.strerror(24), "/tmp/x"), 1, True),
+        (OSError(28, os.strerror(28), "x"), 2, False),
+        (OSError(24, os.strerror(24), "x"), 1, True),
     ]:
         monkeypatch.setattr(runs, "embed", lambda *_, error=error: (_ for _ in ()).throw(error))
         result = call("embed", job_file, "--json")

@@ -1,5 +1,6 @@
 """A run commits to the table that it began with, or not at all: whatever its owner does to it meanwhile."""
 
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -201,6 +202,47 @@ def test_the_next_run_takes_back_what_a_killed_one_left_on_another_table(table, 
     assert heal(address) == [5]
     assert state(address) == (3, 3)
     assert heal(address) == []
+
+
+def test_a_commit_under_which_versions_were_cleaned_up_stays(table, address, unseen, monkeypatch):
+    """Below it there is a tagged one that is older than a column that the run writes."""
+    lance.dataset(address.uri).drop_columns(["_mark"])
+    old = lance.dataset(address.uri)
+    old.tags.create("old", old.version)
+    old.add_columns({"_mark": "cast(null as string)"})
+    again = LanceTable.open(address)
+    again.take_fence("again", {}, SCHEMA.names)
+    real = fence_module.check_landed
+
+    def late(*arguments):
+        clean(address)
+        real(*arguments)
+
+    monkeypatch.setattr(fence_module, "check_landed", late)
+    again.fence.commit(write_rows(address, rows(3)), {})
+    assert state(address)[1] == 9
+    assert heal(address) == []
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_whole_table_is_not_taken_back_over_what_is_left_of_another(table, address, tagged):
+    """Its owner overwrote it, restored it, and removed some versions since, but not the one in between."""
+    lance.write_dataset(pa.table({"x": [1]}), address.uri, mode="overwrite")
+    theirs = lance.dataset(address.uri).version
+    lance.dataset(address.uri, version=theirs - 1).restore()
+    again = LanceTable.open(address)
+    again.take_fence("again", {}, SCHEMA.names)
+    again.fence.commit(write_rows(address, rows(3)), {})
+    if tagged:
+        lance.dataset(address.uri).tags.create("theirs", theirs)
+        clean(address)
+    else:
+        for version in range(theirs + 1, again.version):
+            os.remove(f"{address.uri}/_versions/{2**64 - 1 - version}.manifest")
+    before = state(address)
+    with pytest.raises(TableError, match=rf"remove version {theirs} \(and the tags on it\); else restore that"):
+        heal(address)
+    assert state(address) == before
 
 
 # ---------------------------------------------------------------------- tags and branches
