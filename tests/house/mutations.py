@@ -179,6 +179,50 @@ MUTATIONS = [
         tests("pipelines/table/test_identity.py"),
     ),
     Mutation(
+        "a whole version stays",
+        "a version over one from before tables had a number is not taken back",
+        [("pipelines/table/identity.py", "        if found.fingerprint and not found.table:", "        if False:")],
+        tests(
+            "system/test_tables_that_exist.py::test_versions_of_format_2_that_a_tag_keeps_are_no_other_table",
+        ),
+    ),
+    Mutation(
+        "cleaned up below",
+        "a version under which others were removed is not taken back",
+        [
+            (
+                "pipelines/table/identity.py",
+                "    return below.version < version - 1 and not has_other_number and _has_its_files(address, version)",
+                "    return False",
+            )
+        ],
+        tests("pipelines/table/test_identity.py"),
+    ),
+    Mutation(
+        "tokenizer settings",
+        "what stands beside tokenizer.json is read",
+        [
+            (
+                "actors/weights/tokenizer_classes.py",
+                "    return name if name in CLASSES else BACKEND",
+                "    return BACKEND",
+            )
+        ],
+        tests("actors/checks/test_tokens.py", "actors/embedder/test_peers_settings.py"),
+    ),
+    Mutation(
+        "ids as transformers",
+        "a replica whose texts get other ids than transformers gives them does not work",
+        [
+            (
+                "actors/checks/tokens.py",
+                "            if mine != other and max(other, default=0) < recipe.vocabulary:",
+                "            if False:",
+            )
+        ],
+        tests("actors/checks/test_tokens.py"),
+    ),
+    Mutation(
         "half a copy",
         "data without a version is not an empty place",
         [("pipelines/table/table.py", "            _refuse_half_a_copy(address)\n", "")],

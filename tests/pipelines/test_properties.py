@@ -40,10 +40,14 @@ def write(folder: str, kind: str, rows: list[dict], group: int) -> None:
     if kind == "parquet":
         pq.write_table(table, path, row_group_size=group)
     elif name.startswith("arrow"):
-        with (pa.ipc.new_stream if "stream" in kind else pa.ipc.new_file)(path, table.schema) as writer:
-            writer.write_table(table, max_chunksize=group)
+        write_arrow(path, kind, table, group)
     else:
         Path(path).write_bytes(pack(as_csv(rows, "\n") if name == "csv" else as_jsonl(rows), suffix and f".{suffix}"))
+
+
+def write_arrow(path: str, kind: str, table: pa.Table, group: int) -> None:
+    with (pa.ipc.new_stream if "stream" in kind else pa.ipc.new_file)(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=group)
 
 
 @few
@@ -108,8 +112,7 @@ def test_a_row_is_read_alone_as_with_others(typed: tuple, kind: str, group: int)
             if kind == "parquet":
                 pq.write_table(table, path, row_group_size=group)
             elif kind.startswith("arrow"):
-                with (pa.ipc.new_stream if "stream" in kind else pa.ipc.new_file)(path, table.schema) as writer:
-                    writer.write_table(table, max_chunksize=group)
+                write_arrow(path, kind, table, group)
             else:
                 rows = [{"text": "a", "c": value} for value in column.to_pylist()]
                 Path(path).write_bytes(as_csv(rows) if kind == "csv" else as_jsonl(rows))

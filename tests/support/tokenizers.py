@@ -147,6 +147,13 @@ def write_model(folder: Path, kind: str) -> Path:
     return folder
 
 
+def write_all(base: Path) -> Path:
+    """A folder with a model of each kind in a folder of its name."""
+    for kind in KINDS:
+        write_model(base / kind, kind)
+    return base
+
+
 def minilm(folder: Path) -> Path:
     """A copy of all-MiniLM-L6-v2."""
     return Path(shutil.copytree(locate(ModelSpec("bundled")), folder))

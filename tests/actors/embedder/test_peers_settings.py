@@ -13,7 +13,7 @@ import torch
 from actors.embedder.embedder import Embedder
 from actors.embedder.recipe import identity
 from actors.spec import ModelError, ModelSpec
-from tests.support.tokenizers import KINDS, TEXTS, edit, minilm, spelled, write_model
+from tests.support.tokenizers import KINDS, TEXTS, edit, minilm, spelled, write_all
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sentence_transformers") is None, reason="sentence-transformers is not installed"
@@ -27,10 +27,7 @@ OF_SENTENCES, OF_FILE = "sentence_bert_config.json", "tokenizer.json"
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("originals")
-    for kind in KINDS:
-        write_model(base / kind, kind)
-    return base
+    return write_all(tmp_path_factory.mktemp("originals"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from actors.spec import ModelError, ModelSpec
 from actors.weights.locate import file_sha256, locate
 from actors.weights.tokenizer_files import tokenizer_files
-from tests.support.tokenizers import KINDS, edit, spelled, write_model
+from tests.support.tokenizers import KINDS, edit, spelled, write_all, write_model
 
 CONFIG = "tokenizer_config.json"
 
@@ -20,10 +20,7 @@ def same_as_the_file(folder: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("originals")
-    for kind in KINDS:
-        write_model(base / kind, kind)
-    return base
+    return write_all(tmp_path_factory.mktemp("originals"))
 
 
 def test_published_tokenizers_are_their_tokenizer_json(qwen_tokenizers: dict[str, Path]) -> None:

@@ -204,7 +204,7 @@ def test_the_next_run_takes_back_what_a_killed_one_left_on_another_table(table, 
     assert heal(address) == []
 
 
-def test_a_commit_under_which_versions_were_cleaned_up_stays(table, address, unseen, monkeypatch):
+def test_a_commit_under_which_versions_were_cleaned_up_stays(table, address, monkeypatch):
     """Below it there is a tagged one that is older than a column that the run writes."""
     lance.dataset(address.uri).drop_columns(["_mark"])
     old = lance.dataset(address.uri)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 
 import lance
 import pyarrow as pa
@@ -24,19 +25,30 @@ TAG, BRANCH = "kept", "aside"
 ADD_ATTEMPTS = 5
 
 
-def _alone(trial: Trial) -> tuple[Driver, lance.LanceDataset] | None:
-    """A driver that works, no other beside it, and the table; None if it ended first."""
-    trial.stop_all()
-    driver = trial.working()
-    if not trial.wait_for_commit(driver):
-        return None
-    time.sleep(trial.chance.uniform(0, 0.5))
-    dataset = trial.place.open()
-    return None if dataset is None else (driver, dataset)
+Inflict = Callable[[Trial, Driver, lance.LanceDataset], bool]
+
+
+def beside_one(inflict: Inflict) -> Callable[[Trial], bool]:
+    """What is done to a table while a driver works on it, no other beside it."""
+
+    @wraps(inflict)
+    def inflicted(trial: Trial) -> bool:
+        trial.stop_all()
+        driver = trial.working()
+        if not trial.wait_for_commit(driver):
+            return False
+        time.sleep(trial.chance.uniform(0, 0.5))
+        dataset = trial.place.open()
+        if dataset is None:
+            return False
+        return inflict(trial, driver, dataset)
+
+    return inflicted
 
 
 def _must_end(trial: Trial, driver: Driver, *words: str) -> None:
     """The driver notices what was done, unless it was done with its work before."""
+    driver.may_fail = True
     if driver.wait(SECONDS_TO_NOTICE) is None:
         trial.off.append(f"a driver did not notice within {SECONDS_TO_NOTICE:g} s that {words[0]}")
     elif driver.code != 0 and not any(word in driver.log for word in words):
@@ -54,12 +66,9 @@ def _must_refuse(trial: Trial, *words: str) -> None:
         trial.off.append(f"a driver that refused over {words} deleted {sorted(lacking)[:5]}")
 
 
-def compaction_in_flight(trial: Trial) -> bool:
+@beside_one
+def compaction_in_flight(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """Its files lie there, named by no version, while a run begins, looks for orphans and commits; then it lands."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    _, dataset = found
     trial.stop_all()
     plan = Compaction.plan(dataset, {"target_rows_per_fragment": 1 << 20})
     rewritten = [task.execute(dataset) for task in plan.tasks]
@@ -73,11 +82,8 @@ def compaction_in_flight(trial: Trial) -> bool:
     return True
 
 
-def dropped(trial: Trial) -> bool:
-    found = _alone(trial)
-    if found is None:
-        return False
-    driver, _ = found
+@beside_one
+def dropped(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     with trial.reader.away:
         trial.forget_the_table()
         trial.place.remove_table()
@@ -88,13 +94,10 @@ def dropped(trial: Trial) -> bool:
     return True
 
 
-def dropped_and_made_anew(trial: Trial) -> bool:
+@beside_one
+def dropped_and_made_anew(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """By another run, while the first is stopped somewhere. Then it goes on."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    first, _ = found
-    if not first.send(signal.SIGSTOP) or not wait_until_stopped(first.pid, 10):
+    if not driver.send(signal.SIGSTOP) or not wait_until_stopped(driver.pid, 10):
         return False
     with trial.reader.away:
         trial.forget_the_table()
@@ -104,18 +107,14 @@ def dropped_and_made_anew(trial: Trial) -> bool:
         deadline = time.monotonic() + SECONDS_TO_NOTICE
         while second.alive and trial.version() < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
-        first.send(signal.SIGCONT)
-        _must_end(trial, first, "made anew", "superseded", "is gone", "was dropped")
+        driver.send(signal.SIGCONT)
+        _must_end(trial, driver, "made anew", "superseded", "is gone", "was dropped")
     return True
 
 
-def overwritten(trial: Trial) -> bool:
+@beside_one
+def overwritten(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """With something else. No run adds to that; its owner takes it back, and the runs go on."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    driver, dataset = found
-    driver.may_fail = True
     with trial.reader.away:
         other = lance.write_dataset(pa.table({"x": [1, 2]}), dataset, mode="overwrite")
         _must_end(trial, driver, "overwrote", "overwritten")
@@ -130,13 +129,9 @@ def overwritten(trial: Trial) -> bool:
     return True
 
 
-def restored(trial: Trial) -> bool:
+@beside_one
+def restored(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """An older version, so that rows which are in are pending again."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    driver, dataset = found
-    driver.may_fail = True
     old = trial.place.open(trial.chance.randint(max(1, trial.kept_from), dataset.version))
     if old is None or not is_ours(old):
         return False
@@ -147,24 +142,18 @@ def restored(trial: Trial) -> bool:
     return True
 
 
-def half_a_copy(trial: Trial) -> bool:
+@beside_one
+def half_a_copy(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """A restore from a copy that has got as far as the data files."""
-    found = _alone(trial)
-    if found is None:
-        return False
     trial.stop_all()
     with trial.reader.away, trial.place.without_versions():
         _must_refuse(trial, "no version that names them")
     return True
 
 
-def tagged_and_cleaned(trial: Trial) -> bool:
+@beside_one
+def tagged_and_cleaned(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """An old version kept by a tag, those after it removed: a stale commit prepared on it would meet no fence."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    driver, dataset = found
-    driver.may_fail = True
     old = max(1, trial.kept_from, dataset.version - trial.chance.randint(2, 6))
     if dataset.version - old < 2 or trial.place.open(old) is None:
         return False
@@ -176,12 +165,8 @@ def tagged_and_cleaned(trial: Trial) -> bool:
     return True
 
 
-def branched(trial: Trial) -> bool:
-    found = _alone(trial)
-    if found is None:
-        return False
-    driver, dataset = found
-    driver.may_fail = True
+@beside_one
+def branched(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     dataset.create_branch(BRANCH)
     _must_end(trial, driver, "branches")
     _must_refuse(trial, "branches")
@@ -189,11 +174,9 @@ def branched(trial: Trial) -> bool:
     return True
 
 
-def column_added(trial: Trial) -> bool:
+@beside_one
+def column_added(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """One of the owner's. Runs go on, and what the owner put in stays."""
-    found = _alone(trial)
-    if found is None:
-        return False
     for _ in range(ADD_ATTEMPTS):
         dataset = trial.place.open()
         assert dataset is not None
@@ -209,12 +192,9 @@ def column_added(trial: Trial) -> bool:
     return False
 
 
-def passage_lost(trial: Trial) -> bool:
+@beside_one
+def passage_lost(trial: Trial, driver: Driver, dataset: lance.LanceDataset) -> bool:
     """The last passage of a row. No account adds up then; the owner has the rows made again by deleting the unit."""
-    found = _alone(trial)
-    if found is None:
-        return False
-    _, dataset = found
     trial.stop_all()
     rows = dataset.to_table(columns=["_unit", "_shard", "_row", "_chunk"], filter="_chunk > 0").to_pylist()
     rows = [row for row in rows if row["_shard"] not in trial.expectation.foreign]
