@@ -154,8 +154,8 @@ MUTATIONS = [
             ),
             (
                 "pipelines/table/identity.py",
-                "        happened = None if found == mine else f",
-                "        happened = None if found else f",
+                "        is_fine = found == mine or _may_be_older(below, found, address, version, mine)",
+                "        is_fine = True",
             ),
         ],
         tests("pipelines/table/test_identity.py"),
@@ -166,8 +166,8 @@ MUTATIONS = [
         [
             (
                 "pipelines/table/identity.py",
-                "        happened = None if found == mine else f",
-                "        happened = None if found else f",
+                "        is_fine = found == mine or _may_be_older(below, found, address, version, mine)",
+                "        is_fine = True",
             )
         ],
         tests("pipelines/table/test_identity.py"),
