@@ -8,11 +8,14 @@ Legend: N sequences, T tokens in all, n and t those of one micro-batch.
 
 import numpy as np
 
+MOST_SEQUENCES = 65_535  # of a micro-batch: CUDA's attention kernels number them by a grid's second or third dimension
+
 
 def micro_batches(lengths_N: np.ndarray, token_budget: int) -> list[np.ndarray]:
     """Cuts N sequences into micro-batches: index arrays, longest sequences first, each index exactly once.
 
-    A micro-batch holds at most token_budget tokens; a single sequence longer than that goes alone.
+    A micro-batch holds at most token_budget tokens and MOST_SEQUENCES sequences; a single sequence longer than that
+    goes alone.
     """
     assert token_budget >= 1
     order_N = np.argsort(-lengths_N, kind="stable")
@@ -21,6 +24,7 @@ def micro_batches(lengths_N: np.ndarray, token_budget: int) -> list[np.ndarray]:
     start, used = 0, 0
     while start < len(order_N):
         end = max(start + 1, int(np.searchsorted(ends_N, used + token_budget, side="right")))
+        end = min(end, start + MOST_SEQUENCES)
         batches.append(order_N[start:end])
         start, used = end, int(ends_N[end - 1])
     return batches

@@ -8,6 +8,7 @@ The errors of this layer:
 The number is the exit code of a process that ends so: 1, the same command may do better; 2, a person has to look.
 """
 
+import re
 from dataclasses import dataclass
 
 DTYPES = ("auto", "bfloat16", "float32", "float16", "float8")
@@ -85,7 +86,7 @@ class ModelSpec:
                 "dtype float16 is refused: Qwen3-Embedding-8B gives NaN in it for some texts. Use bfloat16 or float32; "
                 "if you know that your model bears it, set force_float16"
             )
-        if self.device is not None and self.device.split(":")[0] not in ("cpu", "cuda"):
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ModelError(f'device {self.device!r} is not "cpu", "cuda" or "cuda:N"')
         for name in ("dimensions", "max_tokens", "token_budget", "threads"):
             value = getattr(self, name)

@@ -58,8 +58,12 @@ def _gpu(device: str) -> dict[str, Any]:
 
 
 def gpu_state(*fields: str) -> str | None:
-    """What nvidia-smi says of the first GPU now: "driver_version", "clocks.sm", "power.draw" ...; None without it."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    """What nvidia-smi says of the GPU that this process computes on now: "driver_version", "clocks.sm", "power.draw"
+    ...; None without it. By its uuid: nvidia-smi numbers those of the node, not those that are visible here."""
+    import torch
+
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     return None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One thing proved or doubted. `found` is what was seen, in words."""
+    """One thing proved or doubted; None: nothing to judge. `found` is what was seen, in words."""
 
     name: str
-    ok: bool
+    ok: bool | None
     found: str

@@ -6,15 +6,17 @@ ends in it, and the next micro-batch can be queued while the last one is compute
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from actors.device import gpu
 from actors.device.auto import resolve_device
-from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
+from actors.device.refusal import is_of_device
+from actors.spec import DeviceOutOfMemory, ModelSpec, ReplicaBroken
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,20 @@ class Pending:
 
 
 def prepare(spec: ModelSpec) -> str:
-    """The device of the spec, as torch names it, with the threads set that the spec asks for.
+    """The device of the spec, as torch names it, with the threads set that the spec asks for, and this thread set to
+    it: what names no device, as Triton's launches and pinned memory do, takes the thread's.
 
-    Raises ModelError when torch does not see it.
+    Raises ModelError when torch does not see it, or it cannot compute in the spec's dtype.
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     device = resolve_device(spec)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r} asked, but torch sees no CUDA device here")
+    gpu.check(device, spec.dtype)
+    if device.startswith("cuda"):
+        if torch.device(device).index is not None:
+            torch.cuda.set_device(device)
+        # Else cuBLAS rounds parts of the sums of short micro-batches to bfloat16. Long ones are not split: no cost.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return device
 
 
@@ -44,8 +51,9 @@ def send_home(values: torch.Tensor) -> Pending:
         return Pending(values, None)
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
-    done = torch.cuda.Event()
-    done.record()
+    # Blocking: a thread that waits for the others would keep a core busy.
+    done = torch.cuda.Event(blocking=True)
+    done.record(torch.cuda.current_stream(values.device))
     return Pending(host, done)
 
 
@@ -59,9 +67,12 @@ def to_host(pending: Pending, device: str) -> np.ndarray:
 
 @contextmanager
 def translated(device: str, what: str) -> Iterator[None]:
-    """torch's errors of the device as DeviceOutOfMemory (`what` did not fit) or ReplicaBroken (it is poisoned)."""
+    """torch's errors of the device as DeviceOutOfMemory (`what` did not fit) or ReplicaBroken (it is poisoned).
+
+    Inside, the device is this thread's, also in another one than that of `prepare`."""
     try:
-        yield
+        with current(device):
+            yield
     except torch.OutOfMemoryError as error:
         # Its frames hold the very tensors that fill the memory.
         traceback.clear_frames(error.__traceback__)
@@ -70,7 +81,11 @@ def translated(device: str, what: str) -> Iterator[None]:
             f"{what} does not fit the memory of {device}: lower max_tokens, or use a device with more memory"
         ) from error
     except RuntimeError as error:
-        # After such an error every call to the device fails, in this process.
-        if "CUDA error" not in str(error) and not isinstance(error, torch.AcceleratorError):
+        if not is_of_device(error):
             raise
         raise ReplicaBroken(f"{device} failed on {what}: {str(error).splitlines()[0]}") from error
+
+
+def current(device: str) -> AbstractContextManager[None]:
+    """The device as this thread's, for what names none."""
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()

@@ -16,6 +16,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ from actors.checks.check import Check
 from actors.checks.layouts import SelfChecked
 from actors.checks.published import Published
 from actors.device.auto import resolve_device, resolve_dtype
+from actors.device.refusal import setting_up
 from actors.doctor import inspection
 from actors.doctor.diagnosis import Diagnosis, LayoutCheck
 from actors.embedder import selfcheck
@@ -60,9 +62,9 @@ def examine(spec: ModelSpec, task: str | None = None, with_goldens: bool = True)
     task = task or inspection.guess_task(spec.weights, place)
     # By its folder, so that the checks a replica of known weights makes at start do not end the examination.
     local = replace(spec, weights=str(place), revision=None, s3=(), dimensions=None, max_tokens=None, prompt=None)
-    diagnosis = Diagnosis(
-        spec.weights, task, inspection.environment(resolve_device(spec)), inspection.folder(spec, place)
-    )
+    device = resolve_device(spec)
+    diagnosis = Diagnosis(spec.weights, task, inspection.environment(device), inspection.folder(spec, place))
+    diagnosis.checks += inspection.device_checks(spec)
     published = _published(diagnosis, spec, place) if with_goldens else None
     if not with_goldens:
         diagnosis.notes.append("goldens left out, as asked")
@@ -182,7 +184,7 @@ def _loaded(kind: Callable[[ModelSpec], Loaded], diagnosis: Diagnosis, spec: Mod
 
 def _show_layouts_of_a_refused_model(diagnosis: Diagnosis, spec: ModelSpec) -> None:
     """An Embedder names the first layout that differs, a diagnosis shows all, if the model runs at all."""
-    try:
+    with suppress(ModelError), setting_up(spec):  # said already
         model = load_model(spec, resolve(spec))
         encoded = TextTokenizer(spec).encode(selfcheck.TEXTS)
         sequences = selfcheck.sequences_of(np.split(encoded.ids, encoded.offsets[1:-1]))
@@ -194,9 +196,7 @@ def _show_layouts_of_a_refused_model(diagnosis: Diagnosis, spec: ModelSpec) -> N
             return model.to_host(model.encode(np.concatenate(list(some)), lengths_n))
 
         found = selfcheck.compare(sequences, reference_ND, encode, model.normalised)
-    except ModelError:
-        return  # said already
-    diagnosis.layouts += [LayoutCheck.of(one, spec.dtype) for one in found]
+        diagnosis.layouts += [LayoutCheck.of(one, spec.dtype) for one in found]
 
 
 def _explain_goldens(diagnosis: Diagnosis, spec: ModelSpec, published: Published | None) -> None:

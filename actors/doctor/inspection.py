@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from actors.device import cpu
-from actors.network import attention
-from actors.network.kernels import plain
+from actors.checks.check import Check
+from actors.device import cpu, gpu
+from actors.device.auto import resolve_device
+from actors.network import fast_paths
 from actors.network.kernels.choose import choose
 from actors.spec import ModelError, ModelSpec
 from actors.weights import modules
@@ -25,28 +27,49 @@ FINAL_NORM = ("norm.weight", "model.norm.weight")
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, the device, and which fast paths it has; readable, ready for JSON."""
+    """Versions and the device; readable, ready for JSON. A device that has failed or is not there has no facts."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     found |= {name: _version(name) for name in PACKAGES}
     found["cuda"] = torch.version.cuda
     found["device"] = device
-    if device.startswith("cuda") and torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(device)
-        found["gpu"] = f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}"
-        found["gpu_memory_bytes"] = gpu.total_memory
+    if device.startswith("cuda"):
+        found["driver"] = gpu.driver_version()
+        with suppress(RuntimeError, AssertionError):
+            card = torch.cuda.get_device_properties(device)
+            found["gpu"] = f"{card.name}, compute capability {card.major}.{card.minor}"
+            found["gpu_memory_bytes"] = card.total_memory
     found["cpu_cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found["cpu_has_bfloat16"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     found["cpu_bfloat16_is_faster"] = cpu.bfloat16_is_faster()
-    found["varlen_attention"] = _has_varlen()
-    found["element_wise_kernels"] = "torch" if choose(device) is plain else "triton"
     found["free_memory_bytes"] = free_memory(device)
     return found
+
+
+def device_checks(spec: ModelSpec) -> list[Check]:
+    """That a GPU which is there is used, unless a CPU is asked for, and that what makes it fast works: tried, not told
+    from imports. A card that is too old for the variable-length attention is no fault."""
+    if spec.device == "cpu":
+        return []
+    found, device = [], resolve_device(spec)
+    if why := gpu.unusable():
+        found.append(Check("GPU", False, why))
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return found
+    half = "bfloat16" if gpu.computes_in(device, "bfloat16") else "float16"
+    choose(device)
+    facts = fast_paths.facts(device, half)
+    said = f"attention by {facts['attention']}, {facts['kernels']}'s kernels, both tried"
+    old_alone = half == "float16" and facts["kernels"] == "triton"
+    slower = facts.get("slower")
+    return [*found, Check("fast paths", None if old_alone else slower is None, slower or said)]
 
 
 def free_memory(device: str) -> int | None:
     """Bytes that are free on the device, a container's limit counted in; None where that cannot be known."""
     if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else None
+        with suppress(RuntimeError, AssertionError):
+            return int(torch.cuda.mem_get_info(device)[0])
+        return None
     found = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -125,10 +148,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _has_varlen() -> bool:
-    try:
-        return attention.varlen_function() is not None
-    except ModelError:
-        return False

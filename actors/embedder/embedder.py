@@ -7,7 +7,7 @@ Importing this costs nothing; an Embedder of a real model imports torch and tran
 Legend: N texts, T tokens in all, n sequences of a micro-batch, D dimensions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from actors import packed
 from actors.checks import goldens, tokens
 from actors.device.double_buffered import double_buffered
+from actors.device.refusal import setting_up
 from actors.embedder import selfcheck
 from actors.embedder.fake import FakeEmbedModel
 from actors.spec import ModelSpec
@@ -30,6 +31,9 @@ class Model(Protocol):
     normalised: bool
     dtype: str
     token_budget: int
+
+    @property
+    def facts(self) -> Mapping[str, str]: ...
 
     def reference(self, ids_T: np.ndarray) -> np.ndarray: ...
 
@@ -55,18 +59,24 @@ class Embedder:
 
     spec: which model, or the weights' name alone. load: makes the model; another one than `load_model` brings weights
     that are in no folder.
-    Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors, and when
-    the tokenizer gives other ids.
+    Raises ModelError when the weights are not those of spec.digest, cannot be run, or compute wrong vectors, when the
+    tokenizer gives other ids, and for whatever else fails (`setting_up`).
     """
 
     def __init__(self, spec: ModelSpec | str, load: Callable[[ModelSpec, Resolved], Model] = load_model) -> None:
         spec = ModelSpec(spec) if isinstance(spec, str) else spec
-        resolved = resolve(spec)
-        check_digest(spec, resolved.folder)
-        self._tokenizer = TextTokenizer(spec)
-        if resolved.folder is not None:
-            tokens.check_texts(self._tokenizer, resolved)
-        self._model = load(spec, resolved)
+        with setting_up(spec):
+            resolved = resolve(spec)
+            check_digest(spec, resolved.folder)
+            self._tokenizer = TextTokenizer(spec)
+            if resolved.folder is not None:
+                tokens.check_texts(self._tokenizer, resolved)
+        with setting_up(spec, on_device=True):
+            self._start(spec, load(spec, resolved))
+
+    def _start(self, spec: ModelSpec, model: Model) -> None:
+        """Has the model show what it must, and get ready."""
+        self._model = model
         self.dimensions = self._model.dimensions
         encoded = self._tokenizer.encode(selfcheck.TEXTS)
         sequences = selfcheck.sequences_of(np.split(encoded.ids, encoded.offsets[1:-1]))
@@ -77,6 +87,11 @@ class Embedder:
         selfcheck.check(self.comparisons, self._model.dtype)
         if published := goldens.hub_id(spec):
             goldens.check_embedder(self, published, self._model.dtype)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What it computes with, by name; "slower" says why it is slower than it could be, if it is."""
+        return self._model.facts
 
     @property
     def takes_instruction(self) -> bool:

@@ -9,6 +9,7 @@ Legend: N texts, T tokens in all, D dimensions.
 """
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class FakeEmbedModel:
 
     normalised = True
     dtype = "float32"
+    facts: Mapping[str, str] = {}
 
     def __init__(self, dimensions: int, tokens_per_second: float | None = None) -> None:
         self.dimensions = dimensions

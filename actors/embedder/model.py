@@ -10,6 +10,7 @@ from actors.device import memory
 from actors.device.auto import resolve_dtype
 from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import pooling
+from actors.network.fast_paths import facts
 from actors.network.network import Network, load_network
 from actors.spec import ModelSpec
 from actors.weights.recipe import Resolved
@@ -34,8 +35,9 @@ class EmbedModel:
         self.dimensions = resolved.dimensions
         self.normalised = resolved.recipe.normalise
         self.token_budget = TOKEN_BUDGET_CPU
-        with translated(self._device, "the weights"):
+        with translated(self._device, "a copy of the weights"):
             self._network = network or load_network(resolved.folder, resolved.recipe, self._device, self.dtype)
+            self.facts = facts(self._device, self.dtype)
 
     @torch.inference_mode()
     def reference(self, ids_T: np.ndarray) -> np.ndarray:

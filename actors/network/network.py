@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from actors import packed
 from actors.network import attention, pooling
 from actors.network.attention import to_device
+from actors.network.fast_paths import variable_lengths
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3 import Qwen3
 from actors.network.qwen3_weights import Geometry, Weights, unsupported
@@ -42,9 +43,7 @@ class Network(Protocol):
 
 def load_network(folder: Path, recipe: Recipe, device: str, dtype: str) -> Network:
     """The fastest network for the model in `folder`. Raises ModelError when its weights cannot be used."""
-    varlen = device.startswith("cuda") and dtype != "float32"  # the variable-length kernel knows half precision only
-    if varlen:
-        attention.varlen_function()
+    varlen = variable_lengths(device, dtype)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if recipe.architecture == "qwen3" and recipe.pooling == "last" and not unsupported(config):
         weights = Weights(Geometry.of(config), device, dtype)

@@ -27,6 +27,7 @@ class RerankActor:
     def __init__(self, spec: ModelSpec) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # why: see EmbedActor
         self._reranker = self._thread.submit(Reranker, spec).result()
+        self.facts = self._reranker.facts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Same rows, same order: the columns of pairs.py go, `score` and `logit` (float) come last.

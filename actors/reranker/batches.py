@@ -24,6 +24,8 @@ from actors.reranker.prompt import RerankEncoded
 # The keys of a sequence are copied together for attention. A long query with very short documents would need far more
 # memory for them than for its tokens; 4 is what the memory measured at start allows for.
 KEYS_PER_TOKEN = 4
+# With the heads of queries that have several documents, and what all heads begin with, no more than MOST_SEQUENCES.
+MOST_PAIRS = 2 * (packed.MOST_SEQUENCES - 1) // 3
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class PairBatches:
         """Cuts the pairs into micro-batches: index arrays, each pair exactly once.
 
         Queries in their order, the documents of each from the longest to the shortest (equal lengths share one
-        attention call on a CPU). A micro-batch computes at most token_budget tokens and copies at most KEYS_PER_TOKEN
-        times as many keys; a pair beyond either goes alone.
+        attention call on a CPU). A micro-batch computes at most token_budget tokens, copies at most KEYS_PER_TOKEN
+        times as many keys, and has at most MOST_PAIRS pairs; a pair beyond the first two goes alone.
         """
         pair_N = self._head_Q[self._query_of_N] + self._tail_N
         if not self._reuse:
@@ -76,7 +78,7 @@ class PairBatches:
             by_tokens = np.searchsorted(tokens_N, before + token_budget - self._common, side="right")
             seen = int(keys_N[start] - pair_N[order_N[start]])
             by_keys = np.searchsorted(keys_N, seen + KEYS_PER_TOKEN * token_budget, side="right")
-            end = max(start + 1, int(min(by_tokens, by_keys)))
+            end = max(start + 1, min(int(by_tokens), int(by_keys), start + MOST_PAIRS))
             batches.append(order_N[start:end])
             start = end
         return batches

@@ -8,7 +8,7 @@ Legend: N pairs, Q queries, T tokens in all; m pairs, K keys of a micro-batch; D
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class FakeRerankModel:
     """The model: same surface as RerankModel. A pair's state is its two vectors, float32 [2 D]."""
 
     dtype = "float32"
+    facts: Mapping[str, str] = {}
 
     def __init__(self, spec: ModelSpec) -> None:
         self.token_budget = fake.TOKEN_BUDGET

@@ -18,6 +18,7 @@ from actors.device.auto import resolve_dtype
 from actors.device.device import Pending, prepare, send_home, to_host, translated
 from actors.network import attention
 from actors.network.attention import to_device
+from actors.network.fast_paths import facts, variable_lengths
 from actors.network.qwen3 import Qwen3
 from actors.network.qwen3_weights import Geometry, Weights
 from actors.reranker.batches import KEYS_PER_TOKEN, PairBatch, PairBatches
@@ -38,15 +39,14 @@ class RerankModel:
         """direction_H: w_yes - w_no, float32."""
         self.device, self.dtype = prepare(spec), resolve_dtype(spec)
         self.token_budget = TOKEN_BUDGET_CPU
-        self._varlen = self.device.startswith("cuda") and self.dtype != "float32"  # the kernel knows half precision
-        if self._varlen:
-            attention.varlen_function()
+        self._varlen = variable_lengths(self.device, self.dtype)
         self.geometry = geometry
-        with translated(self.device, "the weights"):
+        with translated(self.device, "a copy of the weights"):
             self._weights = Weights(geometry, self.device, self.dtype)
             self._weights.load(folder)
             self._direction_H = direction_H.to(self.device)
             self._qwen3 = Qwen3(self._weights)
+            self.facts = facts(self.device, self.dtype)
         self._reference: Any = None
 
     @torch.inference_mode()

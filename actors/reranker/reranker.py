@@ -8,7 +8,7 @@ softmax over the two gives. Rank by the logit: scores near 1 are the same in flo
 Legend: N pairs, Q queries, m pairs of a micro-batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from actors.checks import goldens
 from actors.device.double_buffered import double_buffered
+from actors.device.refusal import setting_up
 from actors.network.qwen3_weights import Geometry
 from actors.reranker import selfcheck
 from actors.reranker.batches import PairBatch, PairBatches
@@ -62,6 +63,9 @@ class Model(Protocol):
     dtype: str
     token_budget: int
 
+    @property
+    def facts(self) -> Mapping[str, str]: ...
+
     def reference(self, ids_T: np.ndarray) -> tuple[np.ndarray, float]: ...
 
     def start(self, token_budget: int | None, longest: int) -> None: ...
@@ -73,17 +77,17 @@ class Model(Protocol):
     def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Model]:
-    """The prompt and the model that run this spec: the one place where real and fake are told apart."""
+def load_model(spec: ModelSpec) -> tuple[RerankPrompt | FakeRerankPrompt, Callable[[], Model]]:
+    """The prompt, and what loads the model that runs this spec: the one place where real and fake are told apart."""
     folder = None if spec.is_fake else locate(spec)
     check_digest(spec, folder)
     if folder is None:
-        return FakeRerankPrompt(spec), FakeRerankModel(spec)
+        return FakeRerankPrompt(spec), lambda: FakeRerankModel(spec)
     config = read_config(folder)
     prompt = RerankPrompt(spec)
     check_pairs(prompt, folder)
     direction_H = head_direction(folder, config, prompt.yes_id, prompt.no_id)
-    return prompt, RerankModel(spec, folder, Geometry.of(config), direction_H)
+    return prompt, lambda: RerankModel(spec, folder, Geometry.of(config), direction_H)
 
 
 class Reranker:
@@ -91,12 +95,19 @@ class Reranker:
 
     spec: which model, or the weights' name alone; dimensions and prompt mean nothing to it, and max_tokens is that of a
     whole pair. Raises ModelError when the weights are no Qwen3-Reranker's, are not those of spec.digest, or score
-    wrongly.
+    wrongly, and for whatever else fails (`setting_up`).
     """
 
     def __init__(self, spec: ModelSpec | str) -> None:
         spec = ModelSpec(spec) if isinstance(spec, str) else spec
-        self._prompt, self._model = load_model(spec)
+        with setting_up(spec):
+            self._prompt, make = load_model(spec)
+        with setting_up(spec, on_device=True):
+            self._start(spec, make())
+
+    def _start(self, spec: ModelSpec, model: Model) -> None:
+        """Has the model show what it must, and get ready."""
+        self._model = model
         checked = selfcheck.check_pairs(self._prompt.encode)
         pairs = PairBatches(checked, reuse_prefix=False)
         alone = [pairs.batch(np.array([i])) for i in range(len(checked.query_of))]
@@ -107,6 +118,11 @@ class Reranker:
         selfcheck.check(self.comparisons, self._model.dtype)
         if published := goldens.hub_id(spec, "rerank"):
             goldens.check_reranker(self, published, self._model.dtype)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """As Embedder.facts."""
+        return self._model.facts
 
     def rank(
         self, query: str, documents: Sequence[str], instruction: str | None = None, top: int | None = None

@@ -30,7 +30,7 @@ class Watched:
     def __init__(self, model: Model, on_cuda: bool) -> None:
         self._model, self._on_cuda = model, on_cuda
         self.dimensions, self.normalised, self.dtype = model.dimensions, model.normalised, model.dtype
-        self.token_budget = model.token_budget
+        self.token_budget, self.facts = model.token_budget, model.facts
         self.forget()
 
     def forget(self) -> None:

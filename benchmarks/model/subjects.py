@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from actors.network import attention
+from actors.network.fast_paths import variable_lengths
 from actors.network.network import Network, Qwen3Network, TransformersNetwork
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3_weights import RANDOM_STD, Geometry, Weights, unsupported
@@ -140,7 +141,7 @@ def load(wanted: Wanted, folder: Path) -> Subject:
 
 def varlen(device: str, dtype: str) -> bool:
     """Whether torch's variable-length kernel is used, as in actors/network/network.py."""
-    return device.startswith("cuda") and dtype != "float32"
+    return variable_lengths(device, dtype)
 
 
 def _load_qwen3(

@@ -149,6 +149,7 @@ def status(console: Console, s: Status) -> None:
             "version": f"{s.version:,} ({s.versions_kept:,} kept)",
             "last commit": committed + (f", run {s.last_run}" if s.last_run else ""),
             "model": ", ".join([s.model["weights_name"], *dimensions, s.model["dtype"]]),
+            **{f"replicas: {name}": ", ".join(values) for name, values in (s.computed_with or {}).items()},
             "fingerprint": s.fingerprint,
             "vector index": vector_index(s.vector_index) if s.vector_index else "none: searches are exact",
             "indices": s.indices or "none",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from actors.device.auto import resolve_device
+from actors.device import gpu
 from actors.spec import ModelSpec
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.engine.inline import InlineExecutor
@@ -19,8 +19,7 @@ from pipelines.errors import ConfigError
 def open_executor(job: JobConfig) -> Iterator[Executor]:
     """Until the block ends."""
     if job.run.engine == "inline":
-        with_gpu = job.run.device != "cpu" and resolve_device(ModelSpec(job.model.weights)) == "cuda"
-        executor: Executor = InlineExecutor(gpus=int(with_gpu))
+        executor: Executor = InlineExecutor(gpus=int(_sees_gpu(job)))
     else:
         # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
         # that one's end decided the exit code of a run that was stopped.
@@ -31,6 +30,8 @@ def open_executor(job: JobConfig) -> Iterator[Executor]:
         most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
         executor = RayExecutor(job.run.address, most)
     try:
+        if not executor.in_process and job.run.address is None and not executor.gpus:
+            _sees_gpu(job)  # as little as Ray does
         yield executor
     finally:
         executor.close()
@@ -52,6 +53,16 @@ def capacity(job: JobConfig, executor: Executor) -> Capacity:
     on_gpu = gpus > 0 if job.run.device == "auto" else job.run.device == "cuda"
     replicas = _replicas(job, executor, gpus, on_gpu)
     return Capacity(on_gpu, replicas, None if on_gpu else executor.threads(replicas.max))
+
+
+def _sees_gpu(job: JobConfig) -> bool:
+    """Whether this machine has a GPU for the job. Raises ConfigError for one that is there and cannot be used: nobody
+    who has paid for it wants to find out by the time that a CPU takes."""
+    if job.run.device == "cpu" or ModelSpec(job.model.weights).is_fake:
+        return False
+    if why := gpu.unusable():
+        raise ConfigError(f"run.device is {job.run.device}, and {why}")
+    return gpu.usable()
 
 
 def _replicas(job: JobConfig, executor: Executor, gpus: int, on_gpu: bool) -> ReplicaRange:

@@ -35,7 +35,8 @@ class Tally:
 
     tokens: that the model read. records: in the table. truncated: texts that lost tokens. bytes: as stored.
     bad_rows: of which some record has a reason. reasons: records by reason. retries: what was tried again, by stage and
-    fault. seconds: spent, by stage. replicas: processes of the pool that had a hand in it."""
+    fault. seconds: spent, by stage. replicas: processes of the pool that had a hand in it. facts: what those compute
+    with, (name, value)."""
 
     tokens: int = 0
     records: int = 0
@@ -46,6 +47,7 @@ class Tally:
     retries: Counter[str] = field(default_factory=Counter)
     seconds: Mapping[str, float] = field(default_factory=dict)
     replicas: frozenset[Process] = frozenset()
+    facts: frozenset[tuple[str, str]] = frozenset()
 
     def __add__(self, other: Tally) -> Tally:
         stages = {*self.seconds, *other.seconds}
@@ -59,6 +61,7 @@ class Tally:
             self.retries + other.retries,
             {stage: self.seconds.get(stage, 0.0) + other.seconds.get(stage, 0.0) for stage in stages},
             self.replicas | other.replicas,
+            self.facts | other.facts,
         )
 
 

@@ -21,6 +21,8 @@ SCHEMA = pa.schema(
     [pa.field("head", pa.string()), *(pa.field(name, pa.large_binary()) for name in ("rows", "carried"))]
 )
 
+PAIRS = ("replicas", "facts")  # sets in a tally
+
 
 def span_to_json(span: Span) -> str:
     return json.dumps([_bundle_to_json(bundle) for bundle in span])
@@ -86,12 +88,13 @@ def _error_named(name: str | None) -> type[Exception] | None:
 
 def _tally_to_json(tally: Tally) -> dict[str, Any]:
     found = {one.name: getattr(tally, one.name) for one in fields(tally)}
-    return found | {"replicas": sorted(tally.replicas)}
+    return found | {name: sorted(getattr(tally, name)) for name in PAIRS}
 
 
 def _tally_from_json(data: dict[str, Any]) -> Tally:
     counters = {name: Counter(data[name]) for name in ("reasons", "retries")}
-    return Tally(**{**data, **counters, "replicas": frozenset((node, process) for node, process in data["replicas"])})
+    pairs = {name: frozenset((first, second) for first, second in data[name]) for name in PAIRS}
+    return Tally(**{**data, **counters, **pairs})
 
 
 def _from_ipc(body: pa.LargeBinaryScalar) -> pa.Table | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pipelines.corpus.broken import BrokenFile
 from pipelines.storage.files import read_json
 from pipelines.table import contents
-from pipelines.table.files import RUN_PROPERTY, TableAddress, reading
+from pipelines.table.files import COMPUTED_WITH, RUN_PROPERTY, TableAddress, reading
 from pipelines.table.index.records import IndexState
 from pipelines.table.table import LanceTable, open_table
 
@@ -18,8 +19,9 @@ BAD_ROWS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Status:
-    """Counts are of the table. units_total, corpus_rows, last_run and last_commit are what the last run noted down,
-    None if its version was cleaned up. reasons: records by reason. first_bad_rows: id, reason and detail of a few.
+    """Counts are of the table. units_total, corpus_rows, last_run, last_commit and computed_with (of its replicas:
+    device, dtype, kernels ..., each with its values) are what the last run noted down, None if its version was cleaned
+    up. reasons: records by reason. first_bad_rows: id, reason and detail of a few.
     model: the identity, and the weights' name. indices: names of all. broken_files: of the corpus, as the last run that
     came to its end found them."""
 
@@ -41,6 +43,7 @@ class Status:
     first_bad_rows: list[dict[str, Any]]
     last_run: str | None
     last_commit: str | None
+    computed_with: Mapping[str, list[str]] | None
     fingerprint: str
     model: Mapping[str, Any]
     rows_per_unit: int
@@ -82,6 +85,7 @@ def _status(table: LanceTable, bad_rows_shown: int) -> Status:
         first_bad_rows=contents.bad_rows(table, bad_rows_shown),
         last_run=noted.get(RUN_PROPERTY),
         last_commit=noted.get("vectormill.time"),
+        computed_with=json.loads(noted[COMPUTED_WITH]) if COMPUTED_WITH in noted else None,
         fingerprint=table.metadata.fingerprint,
         model={**table.metadata.identity, "weights_name": table.metadata.model["weights"]},
         rows_per_unit=table.metadata.rows_per_unit,

@@ -58,6 +58,14 @@ class RunMetrics:
         return dict(Counter(node for node, _ in self.tally.replicas))
 
     @property
+    def facts(self) -> dict[str, list[str]]:
+        """What the replicas compute with, by name: one value, or several where they differ."""
+        found: dict[str, list[str]] = {}
+        for name, value in sorted(self.tally.facts):
+            found.setdefault(name, []).append(value)
+        return found
+
+    @property
     def tokens_per_second(self) -> float:
         """Real tokens (no padding, special ones included) of the last receipts over the time they took."""
         if len(self._recent) < 2:
@@ -106,6 +114,7 @@ class RunMetrics:
             "replicas": self.replicas,
             "replicas_max": max(self.replicas, self.replicas_max),
             "replicas_seen": self.replicas_seen,
+            "replicas_compute_with": self.facts,
             "tokens": self.tally.tokens,
             "records": self.tally.records,
             "truncated": self.tally.truncated,

@@ -130,8 +130,8 @@ class Prepared:
         return {shard.id: shard for shard in self.shards}
 
 
-def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> ModelSpec:
-    """The job's model as the model layer wants it, with `auto` resolved.
+def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None, in_process: bool = False) -> ModelSpec:
+    """The job's model as the model layer wants it, with `auto` resolved. in_process: this process computes.
 
     What the job leaves open an existing table has settled: it must depend neither on the machine that resumes nor on
     what a branch has become since. For a new table on CPUs this machine's decides the dtype, by timing."""
@@ -152,7 +152,7 @@ def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> Mod
         s3=job.storage.for_weights(),
         force_float16=force_float16,
     )
-    return replace(spec, dtype=resolve_dtype(spec))
+    return replace(spec, dtype=resolve_dtype(spec, sees_device=in_process))
 
 
 def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
@@ -173,7 +173,8 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
     given = capacity(job, executor)
-    spec = replace(model_spec(job, given.on_gpu, table.metadata if table is not None else None), threads=given.threads)
+    known_model = table.metadata if table is not None else None
+    spec = replace(model_spec(job, given.on_gpu, known_model, executor.in_process), threads=given.threads)
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
     # A branch that moves now gives all nodes the same weights.
     spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
@@ -193,7 +194,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     if table is not None:
         check_same_space(table, task, metadata, schema)
     decided = (job, task, corpus, shards, carried, spec, given, estimate, metadata, schema, address)
-    return Prepared(*decided, broken=tuple(broken), notes=_notes(job, table))
+    return Prepared(*decided, broken=tuple(broken), notes=(*_notes(job, table), *_chosen(job, given, spec)))
 
 
 def _check_rows(job: JobConfig, shards: Sequence[Shard], broken: Sequence[BrokenFile]) -> None:
@@ -230,6 +231,13 @@ def _notes(job: JobConfig, table: LanceTable | None) -> tuple[str, ...]:
                 f"model.{name}: the table was created with {stored!r} and keeps it; for this job's {mine!r} {way}"
             )
     return tuple(found)
+
+
+def _chosen(job: JobConfig, given: Capacity, spec: ModelSpec) -> tuple[str, ...]:
+    """What `auto` is where one would expect something else."""
+    if not given.on_gpu or job.model.dtype != "auto" or spec.dtype != "float32" or spec.is_fake:
+        return ()
+    return ("model.dtype: auto is float32, which the table has or this GPU needs: bfloat16 begins at Ampere",)
 
 
 def check_same_space(table: LanceTable, task: Task, metadata: TableMetadata, schema: pa.Schema) -> None:

@@ -6,6 +6,7 @@ write; commit receipts (waves.py) → account for every row
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from pipelines.run.waves import Waves
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending, pending
 from pipelines.table.fence import Fence
+from pipelines.table.files import COMPUTED_WITH
 from pipelines.table.orphans import remove_orphans
 from pipelines.table.sink import AppendRows
 from pipelines.table.table import LanceTable
@@ -176,6 +178,7 @@ class Run:
             "vectormill.version": __version__,
             "vectormill.rows_total": str(self.prepared.rows),
             "vectormill.units_total": str(self.metrics.units_total),
+            **({COMPUTED_WITH: json.dumps(facts)} if (facts := self.metrics.facts) else {}),
         }
 
     def record(self, outcome: str, certificate: Certificate | None) -> dict[str, Any]:

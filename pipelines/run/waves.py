@@ -24,6 +24,8 @@ from pipelines.tasks.replica import Pool
 from pipelines.tasks.write import Write, lost_row
 from pipelines.units import Bundle, Span, Unit
 
+SLOWER = "slower"  # the fact of a replica that lacks something
+
 
 @dataclass
 class Waves:
@@ -109,6 +111,9 @@ class Waves:
     def _take(self, receipt: Receipt) -> None:
         if not self.committer.offer(receipt):
             return
+        if SLOWER not in self.metrics.facts:  # said once, however many replicas there are
+            for slower in sorted(value for name, value in receipt.tally.facts if name == SLOWER):
+                self.progress.say(f"slower than it could be: {slower}")
         self.metrics.received(receipt)
         self.progress.update(self.metrics.snapshot())
         if not self.executor.in_process:  # what a worker tried again is in its own log; here a line for each receipt

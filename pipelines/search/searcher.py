@@ -126,6 +126,11 @@ class Searcher:
             for rank, found in enumerate(ranked, start=1)
         ]
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What its models compute with, by name; the reranker's, where they differ: it does most of the work."""
+        return {**(self._embedder.facts if self._embedder else {}), **(self.reranker.facts if self.reranker else {})}
+
     def unindexed(self, mode: Mode) -> dict[str, int]:
         """Rows outside the indexes that a search in this mode goes through, by kind of index. They are searched too,
         one by one, so many of them make it slow. Absent: an index that does not exist."""

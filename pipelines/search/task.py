@@ -163,6 +163,7 @@ class SearchActor:
         self._searcher = self._thread.submit(Searcher, task.searched.address, reranker, embeds).result()
         self._reranks = reranker is not None
         self._instruction = self._thread.submit(self._embedders_instruction).result()
+        self.facts = self._searcher.facts
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit. Raises

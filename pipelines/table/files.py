@@ -23,6 +23,7 @@ from pipelines.storage.files import head
 from pipelines.storage.places import is_s3, local_path
 
 RUN_PROPERTY = "vectormill.run"  # of a commit: whose it is
+COMPUTED_WITH = "vectormill.computed_with"  # of a commit: the facts of its run's replicas, JSON
 FILE_PREFIX = "vectormill-"  # of the names of data files that runs write
 FILE_FORMAT = "2.2"  # pinned: files of mixed versions cannot be compacted by binary copy
 BATCH_BYTES = 8 << 20  # handed to Lance at once: 32 MB batches wrote float32 vectors 2.5 times slower

@@ -28,7 +28,7 @@ from pipelines.engine.stage import Stage, StageFunction
 from pipelines.errors import ConfigError
 from pipelines.table.schema import TableMetadata, table_schema, with_text
 from pipelines.tasks.chunking import passages
-from pipelines.tasks.replica import Pool, replica, tokenise_stage
+from pipelines.tasks.replica import Actor, Pool, replica, tokenise_stage
 from pipelines.tasks.task import ANOTHER_TABLE, Again, Drawn, Soundness, Words
 from pipelines.tasks.write import Results
 
@@ -225,6 +225,10 @@ def _tokenizer(spec: ModelSpec) -> TextTokenizer:
 
 def embedder(spec: ModelSpec) -> StageFunction:
     """One replica of an embedder."""
+    return replica("embed", partial(_actor, spec))
+
+
+def _actor(spec: ModelSpec) -> Actor:
     from actors.replica.embed import EmbedActor  # torch: only where vectors are made
 
-    return replica("embed", partial(EmbedActor, spec))
+    return EmbedActor(spec)

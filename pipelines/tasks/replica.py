@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 
+from actors.device.refusal import refusal
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
@@ -55,19 +57,36 @@ def tokenise_stage(tokenise: TokeniseRows, pool: Pool, record_bytes: int) -> Sta
     return Stage("tokenise", lambda: work, num_cpus=0.5, timeout_seconds=pool.timeout_seconds, rows_may_hang=True)
 
 
-def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
-    """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
-    a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
-    function raises ReplicaBroken when its process must be replaced."""
+class Actor(Protocol):
+    """A model at work on tables. facts: what it computes with, by name."""
+
+    @property
+    def facts(self) -> Mapping[str, str]: ...
+
+    def __call__(self, table: pa.Table, /) -> pa.Table: ...
+
+
+def replica(stage: str, make: Callable[[], Actor]) -> StageFunction:
+    """The function of a stage whose model `make` imports and loads. If the model refuses to work (wrong weights, failed
+    self-check, a device that is broken from the start, a table it cannot search) or cannot be set up for whatever
+    reason, every parcel says so and the run stops: another process would meet the same. Later the function raises
+    ReplicaBroken when its process must be replaced."""
     try:
         actor = make()
     except (ModelError, VectormillError) as bad:
-        kind, why = type(bad), f"a replica refuses to work: {bad}"
-        return lambda parcels: [parcel.failed(why, fatal=kind) for parcel in parcels]
+        return _refusing(bad)
+    except Exception as bad:  # noqa: BLE001 - what a model's imports raise, which come before it can say more
+        return _refusing(refusal(bad, f"the stage {stage}"))
+    facts = Tally(facts=frozenset(actor.facts.items()))
 
     def work(parcels: list[Parcel]) -> Iterable[Item]:
         for parcel in parcels:
             started = time.perf_counter()
-            yield parcel.after(stage, started, actor(parcel.rows))
+            yield parcel.after(stage, started, actor(parcel.rows), facts)
 
     return work
+
+
+def _refusing(bad: ModelError | VectormillError) -> StageFunction:
+    kind, why = type(bad), f"a replica refuses to work: {bad}"
+    return lambda parcels: [parcel.failed(why, fatal=kind) for parcel in parcels]

@@ -33,7 +33,7 @@ from pipelines.content import row_digests
 from pipelines.engine.stage import Stage, StageFunction
 from pipelines.rows import REASONS
 from pipelines.table.schema import TableMetadata, table_schema, with_text
-from pipelines.tasks.replica import Pool, replica, tokenise_stage
+from pipelines.tasks.replica import Actor, Pool, replica, tokenise_stage
 from pipelines.tasks.task import ANOTHER_TABLE, Again, Drawn, Soundness, Words
 from pipelines.tasks.write import Results
 
@@ -204,6 +204,10 @@ def _prompt(spec: ModelSpec) -> RerankPrompt:
 
 def reranker(spec: ModelSpec) -> StageFunction:
     """One replica of a reranker."""
+    return replica("rerank", partial(_actor, spec))
+
+
+def _actor(spec: ModelSpec) -> Actor:
     from actors.replica.rerank import RerankActor  # torch: only where scores are made
 
-    return replica("rerank", partial(RerankActor, spec))
+    return RerankActor(spec)
