@@ -34,3 +34,9 @@ def test_gather(lengths_N: np.ndarray, random) -> None:
     wanted = [ids[offsets[i] : offsets[i + 1]] for i in rows]
     assert found_lengths.tolist() == [len(part) for part in wanted]
     assert found.tolist() == [i for part in wanted for i in part.tolist()]
+
+
+def test_more_sequences_than_a_launch_can_number_are_several_micro_batches() -> None:
+    plan = packed.micro_batches(np.ones(200_000, dtype=np.int64), 10**9)
+    assert [len(rows) for rows in plan] == [65_535, 65_535, 65_535, 3_395]
+    assert np.array_equal(np.sort(np.concatenate(plan)), np.arange(200_000))

@@ -34,8 +34,8 @@ def current(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return seen
 
 
-def test_the_models_thread_is_set_to_its_device(current: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", True)
+def test_the_models_thread_is_set_to_its_device(current: list[str]) -> None:
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
     assert prepare(ModelSpec("bundled", device="cuda:1", **DTYPE)) == "cuda:1"
     assert current == ["cuda:1"]
     assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction is False

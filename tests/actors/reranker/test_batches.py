@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from actors import packed
 from actors.reranker.batches import KEYS_PER_TOKEN, PairBatches
 from actors.reranker.prompt import RerankEncoded
 
@@ -114,3 +115,16 @@ def test_a_long_query_with_short_documents_is_bounded_by_its_keys() -> None:
 def test_no_pairs() -> None:
     assert PairBatches(encoded_of([], [], []), reuse_prefix=True).plan(100) == []
     assert PairBatches(encoded_of([], [], []), reuse_prefix=False).plan(100) == []
+
+
+@pytest.mark.parametrize("reuse_prefix", [True, False])
+def test_more_sequences_than_a_launch_can_number_are_several_micro_batches(reuse_prefix: bool) -> None:
+    """Two documents a query: the most heads that so many pairs can have."""
+    pairs = 100_000
+    encoded = encoded_of([[1, n] for n in range(pairs // 2)], [[2]] * pairs, [n // 2 for n in range(pairs)])
+    batches = PairBatches(encoded, reuse_prefix)
+    plan = batches.plan(10**9)
+    assert np.array_equal(np.sort(np.concatenate(plan)), np.arange(pairs))
+    most = [len(batches.batch(rows).queries_n) for rows in plan]
+    assert max(most) <= packed.MOST_SEQUENCES
+    assert max(most) > 65_530, "and no fewer than can be"

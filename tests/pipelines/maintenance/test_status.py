@@ -9,11 +9,27 @@ import lance
 import pyarrow as pa
 import pytest
 
+from actors.embedder.fake import FakeEmbedModel
 from pipelines.config import StorageConfig
+from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import TableError
 from pipelines.maintenance.status import status
+from pipelines.run.prepare import prepare
+from pipelines.run.run import Run
 from pipelines.table.files import TableAddress
-from tests.support.jobs import address, between_commits, dataset, job, rows, run, text_of, write_jsonl, write_parquet
+from tests.support.commands import call, write_job
+from tests.support.jobs import (
+    Said,
+    address,
+    between_commits,
+    dataset,
+    job,
+    rows,
+    run,
+    text_of,
+    write_jsonl,
+    write_parquet,
+)
 from tests.support.verifying import files_of
 
 ROOT = Path(__file__).parents[3]
@@ -69,3 +85,24 @@ def test_status_of_what_is_not_ours(tmp_path):
     for name, words in [("foreign", "was not created by vectormill"), ("missing", "there is no table at")]:
         with pytest.raises(TableError, match=words):
             status(TableAddress(f"{tmp_path}/{name}.lance", StorageConfig()))
+
+
+def test_what_replicas_compute_with_is_said_noted_and_shown(tmp_path, monkeypatch):
+    """The degraded one once, however many parcels it works off; all of it with each commit and in the run record."""
+    facts = {"device": "cuda (Tesla T4, compute capability 7.5)", "kernels": "torch", "slower": "no C compiler"}
+    write_parquet(tmp_path / "corpus")
+    config, said = job(tmp_path), Said()
+    run(config)
+    assert status(address(config)).computed_with is None, "the fake model has no device"
+    write_parquet(tmp_path / "corpus", first=1000)
+    monkeypatch.setattr(FakeEmbedModel, "facts", facts)
+    executor = InlineExecutor()
+    made = Run.open(prepare(config, executor), executor, said)
+    made.work()
+    noted = {name: [value] for name, value in facts.items()}
+    assert status(address(config)).computed_with == noted
+    assert made.record("complete", None)["metrics"]["replicas_compute_with"] == noted
+    assert said.lines.count("slower than it could be: no C compiler") == 1
+    shown = call("status", write_job(tmp_path / "job.yaml", config)).stdout
+    assert "replicas: device" in shown
+    assert "Tesla T4, compute capability 7.5" in shown
