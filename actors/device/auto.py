@@ -1,8 +1,9 @@
 """What "auto" means on this machine: the device and the dtype of a spec that names none.
 
-Importing this costs nothing: torch, and the timing of the CPU, are imported only where they have to be asked.
+Importing this costs nothing: torch is imported only where it has to be asked.
 """
 
+from actors.device import cpu
 from actors.spec import ModelSpec
 
 
@@ -18,13 +19,11 @@ def resolve_device(spec: ModelSpec) -> str:
 
 
 def resolve_dtype(spec: ModelSpec) -> str:
-    """What the model computes in, "auto" decided. On a CPU that may take a few tens of ms of timing, once."""
+    """What the model computes in, "auto" decided: on a CPU by what this machine's has instructions for."""
     if spec.is_fake:
         return "float32"
     if spec.dtype != "auto":
         return spec.dtype
     if resolve_device(spec).startswith("cuda"):
         return "bfloat16"
-    from actors.device import cpu
-
     return "bfloat16" if cpu.bfloat16_is_faster() else "float32"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.device import cpu
 from actors.device.auto import resolve_device
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
 
@@ -26,12 +27,12 @@ class Pending:
 
 
 def prepare(spec: ModelSpec) -> str:
-    """The device of the spec, as torch names it, with the threads set that the spec asks for.
+    """The device of the spec, as torch names it. torch computes with the threads that the spec asks for, else with as
+    many as OMP_NUM_THREADS says, and in no case with more than the cores that this process may use.
 
     Raises ModelError when torch does not see it.
     """
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
+    torch.set_num_threads(min(spec.threads or torch.get_num_threads(), cpu.cores()))
     device = resolve_device(spec)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} asked, but torch sees no CUDA device here")
