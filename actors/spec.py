@@ -46,14 +46,14 @@ class ModelSpec:
     revision: branch, tag or commit of a hub id.
     dimensions: length of the output vectors; None = the model's own.
     max_tokens: most tokens of one text, special tokens and prompt included; None = the recipe's.
-    dtype: what the model computes in. "auto" is bfloat16 on CUDA, and on a CPU whichever of bfloat16 and float32 is
-        faster there. "float8": Qwen3's matrices and their inputs in 8 bits, scaled row by row, the rest in bfloat16.
+    dtype: what the model computes in. "auto" is bfloat16 on CUDA and on CPUs made for it (actors/device/cpu.py), else
+        float32. "float8": Qwen3's matrices and their inputs in 8 bits, scaled row by row, the rest in bfloat16.
         "float16" only with force_float16: Qwen3-8B overflows in it.
     prompt: put in front of every document; None = the recipe's.
     query_prompt: put in front of every query; None = the recipe's.
     token_budget: most tokens of a micro-batch; None = by device.
     device: "cpu", "cuda" or "cuda:N"; None = CUDA if there is one.
-    threads: CPU threads of torch; None = torch's own choice.
+    threads: CPU threads of torch, at most the cores it may use; None = OMP_NUM_THREADS, or those cores.
     s3: endpoint_url, region and anonymous as (name, value) pairs.
     digest: what `weights.locate.digest` must give for the weights found; None = not checked.
     tokenizer_digest: what `weights.tokenizer_files` must give for the tokenizer found; None = not checked.

@@ -177,9 +177,9 @@ class ModelConfig(Section):
     max_tokens: int | None = Field(default=None, ge=2)
     """Longer texts are cut (and counted). Absent: the model's own limit from its config files."""
     dtype: Literal["auto", "bfloat16", "float32", "float16", "float8"] = "auto"
-    """Compute precision. `auto` is what an existing table was made with; for a new one bfloat16 on a GPU, and on a CPU
-    whichever of bfloat16 and float32 is faster there. `float8` is for Qwen3 only: its matrices and their inputs in 8
-    bits, scaled row by row. `float16` needs force_float16."""
+    """Compute precision. `auto` is what an existing table was made with; for a new one bfloat16 on a GPU, and on CPUs
+    bfloat16 where the driver's has AMX, or is an AMD with avx512_bf16, else float32. `float8` is for Qwen3 only: its
+    matrices and their inputs in 8 bits, scaled row by row. `float16` needs force_float16."""
     force_float16: bool = False
     """Allow `dtype: float16`. Qwen3-Embedding-8B gives NaN in it for some texts; bfloat16 does not."""
     prompt: str | None = None
@@ -286,7 +286,12 @@ class RunConfig(Section):
         Discriminator(_replicas_form),
     ] = "auto"
     """Copies of the model: a number; `{min: 2, max: 8}` for as many as there is room and work for, also on nodes that
-    come later; `auto` is one per GPU that is up as the run starts, or one on a CPU-only cluster."""
+    come later; `auto` is one per GPU that is up as the run starts; without GPUs one for two cores, or for four where
+    a model has more than 250 million parameters, as many as memory holds and there are units to do (inline: one)."""
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads of each replica, at most the cores that its process may use. `auto` shares the cores out among the
+    replicas, at most OMP_NUM_THREADS for each; on a GPU it is torch's own choice. With `replicas: auto` on CPUs there
+    is a replica for so many cores."""
     token_budget: int | Literal["auto"] = "auto"
     """Most tokens in one forward pass; `auto` is 1,536 on a CPU, and on a GPU what its memory holds, found by
     measuring, at most 32,768."""
@@ -310,7 +315,7 @@ class RunConfig(Section):
     longer is taken for hung: the log names the units it had in hand, Ray replaces it, and a row that hangs it each time
     is recorded. null: wait for ever."""
 
-    @field_validator("replicas", "token_budget", "rows_per_unit")
+    @field_validator("replicas", "threads", "token_budget", "rows_per_unit")
     @classmethod
     def _positive(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 1:

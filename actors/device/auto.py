@@ -1,9 +1,9 @@
 """What "auto" means on this machine: the device and the dtype of a spec that names none.
 
-Importing this costs nothing: torch, and the timing of the CPU, are imported only where they have to be asked.
+Importing this costs nothing: torch is imported only where it has to be asked.
 """
 
-from actors.device import gpu
+from actors.device import cpu, gpu
 from actors.spec import ModelSpec
 
 
@@ -24,7 +24,7 @@ def resolve_device(spec: ModelSpec) -> str:
 
 
 def resolve_dtype(spec: ModelSpec, sees_device: bool = True) -> str:
-    """What the model computes in, "auto" decided. On a CPU that may take a few tens of ms of timing, once.
+    """What the model computes in, "auto" decided: on a CPU by what this machine's has instructions for.
 
     sees_device: whether this process is where the model will compute. Elsewhere nobody can ask the card, and a replica
     that cannot compute in what was decided refuses."""
@@ -35,6 +35,4 @@ def resolve_dtype(spec: ModelSpec, sees_device: bool = True) -> str:
     device = resolve_device(spec)
     if device.startswith("cuda"):
         return gpu.best_dtype(device) if sees_device else "bfloat16"
-    from actors.device import cpu
-
     return "bfloat16" if cpu.bfloat16_is_faster() else "float32"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.device import gpu
+from actors.device import cpu, gpu
 from actors.device.auto import resolve_device
 from actors.device.refusal import is_of_device
 from actors.spec import DeviceOutOfMemory, ModelSpec, ReplicaBroken
@@ -28,13 +28,13 @@ class Pending:
 
 
 def prepare(spec: ModelSpec) -> str:
-    """The device of the spec, as torch names it, with the threads set that the spec asks for, and this thread set to
-    it: what names no device, as Triton's launches and pinned memory do, takes the thread's.
+    """The device of the spec, as torch names it, and this thread set to it: what names no device, as Triton's launches
+    and pinned memory do, takes the thread's. torch computes with the threads that the spec asks for, else with as many
+    as OMP_NUM_THREADS says, and in no case with more than the cores that this process may use.
 
     Raises ModelError when torch does not see it, or it cannot compute in the spec's dtype.
     """
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
+    torch.set_num_threads(min(spec.threads or torch.get_num_threads(), cpu.cores()))
     device = resolve_device(spec)
     gpu.check(device, spec.dtype)
     if device.startswith("cuda"):

@@ -1,8 +1,8 @@
 """What can be said about this machine and about a folder of weights without running them."""
 
 import importlib.metadata
-import os
 import platform
+import time
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -24,6 +24,7 @@ from actors.weights.recipe import load_recipe
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "triton", "fastokens")
 FINAL_NORM = ("norm.weight", "model.norm.weight")
+TOKENS, WIDTH, ROUNDS = 512, 1024, 5  # of the product that is timed: about 10 ms on a slow core
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -38,9 +39,10 @@ def environment(device: str) -> dict[str, Any]:
             card = torch.cuda.get_device_properties(device)
             found["gpu"] = f"{card.name}, compute capability {card.major}.{card.minor}"
             found["gpu_memory_bytes"] = card.total_memory
-    found["cpu_cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found["cpu_has_bfloat16"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    found["cpu_bfloat16_is_faster"] = cpu.bfloat16_is_faster()
+    found["cpu_cores"] = cpu.cores()
+    found["cpu_threads"] = min(torch.get_num_threads(), cpu.cores())
+    found["cpu_auto_dtype"] = "bfloat16" if cpu.bfloat16_is_faster() else "float32"
+    found["cpu_bfloat16_gain_now"] = _bfloat16_gain()
     found["free_memory_bytes"] = free_memory(device)
     return found
 
@@ -70,15 +72,7 @@ def free_memory(device: str) -> int | None:
         with suppress(RuntimeError, AssertionError):
             return int(torch.cuda.mem_get_info(device)[0])
         return None
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # not Linux, or no limit ("max")
-        pass
-    return min(found, default=None)
+    return cpu.free_memory()
 
 
 def folder(spec: ModelSpec, place: Path) -> dict[str, Any]:
@@ -148,3 +142,22 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _bfloat16_gain() -> float | None:
+    """How much faster one product is in bfloat16 on this CPU, now; None where torch emulates bfloat16, perhaps 100
+    times slower. A measurement to read: nothing is decided by it."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return round(_seconds(torch.float32) / _seconds(torch.bfloat16), 1)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    x, w = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
+    torch.nn.functional.linear(x, w)
+    found = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        found.append(time.perf_counter() - begin)
+    return min(found)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from actors.device import cpu
 from actors.spec import ReplicaBroken
+from pipelines.engine.nodes import Node
 from pipelines.engine.stage import Failed, Item, Parcel, Reader, Result, Stage, StageFunction, call
 from pipelines.errors import EngineError
 from pipelines.units import Span
@@ -23,11 +24,9 @@ class InlineExecutor:
     def __init__(self, gpus: int = 0):
         self.gpus = gpus
 
-    def threads(self, replicas: int) -> int:
-        return os.cpu_count() or 1
-
-    def require(self, replicas: int) -> None:
-        pass
+    @property
+    def nodes(self) -> list[Node]:
+        return [Node(cpu.cores(), cpu.cores(), self.gpus, cpu.free_memory())]
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return (function(item) for item in items)

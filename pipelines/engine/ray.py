@@ -30,15 +30,17 @@ import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 
+from actors.device import cpu
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
+from pipelines.engine.nodes import Node
 from pipelines.engine.reach import answers, in_time, meant, must_answer, must_be_somewhere
 from pipelines.engine.stage import Parcel, Reader, Result, Stage
 from pipelines.engine.ticks import with_ticks
 from pipelines.engine.watch import ReplicasGone, Watch
 from pipelines.engine.wire import decode, span_to_json
 from pipelines.engine.workers import Replica, read_task, stage_task
-from pipelines.errors import ConfigError, EngineError, VectormillError
+from pipelines.errors import EngineError, VectormillError
 from pipelines.units import Span, left_of
 
 T = TypeVar("T")
@@ -73,7 +75,7 @@ class RayExecutor:
         self._unfinished = 0  # executions whose results were not all taken
         self._dead: set[str] | None = None  # nodes, before the last execution
         if self._own:
-            cpus = max(CPUS_BESIDE_REPLICAS + replicas, os.cpu_count() or 1)
+            cpus = max(CPUS_BESIDE_REPLICAS + replicas, cpu.cores())
             options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
             # A runtime_env would waste the workers that Ray starts beforehand.
             for name, value in IN_WORKERS.items():
@@ -128,11 +130,16 @@ class RayExecutor:
     def gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0))
 
-    def threads(self, replicas: int) -> int:
-        if self._own:  # its logical CPUs may be more than there are
-            return max(1, (os.cpu_count() or 1) // replicas)
-        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        return max(1, max(nodes) // -(-replicas // len(nodes)))
+    @property
+    def nodes(self) -> list[Node]:
+        found = []
+        for node in ray.nodes():
+            has = node["Resources"]
+            cpus, memory = int(has.get("CPU", 0)), int(has["memory"]) if "memory" in has else None
+            # Of its own its logical CPUs may be more than there are; of others Ray knows the container's limit.
+            if node["Alive"]:
+                found.append(Node(cpu.cores() if self._own else cpus, cpus, int(has.get("GPU", 0)), memory))
+        return found
 
     def describe(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"engine": "ray", "ray": ray.__version__}
@@ -140,16 +147,6 @@ class RayExecutor:
             return facts
         resources, nodes = ray.cluster_resources(), sum(1 for node in ray.nodes() if node["Alive"])
         return facts | {"nodes": nodes, "cpus": resources.get("CPU", 0), "gpus": resources.get("GPU", 0)}
-
-    def require(self, replicas: int) -> None:
-        """Raise ConfigError if the cluster can never hold so many replicas: their stage would wait for ever."""
-        have, what = (
-            (self.gpus, "GPUs") if self.gpus else (int(ray.cluster_resources().get("CPU", 0)) - 1, "spare CPUs")
-        )
-        if replicas > have:
-            raise ConfigError(
-                f"run.replicas is {replicas} but the cluster has {have} {what}; lower it, or add nodes first"
-            )
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         shared = ray.put(function)
@@ -266,8 +263,9 @@ def _named(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _room(stage: Stage) -> int:
     """How many of the stage's replicas the nodes that are up can hold."""
-    kind, each = ("GPU", stage.num_gpus) if stage.num_gpus else ("CPU", stage.num_cpus)
-    return sum(int(node["Resources"].get(kind, 0) // each) for node in ray.nodes() if node["Alive"])
+    kinds = {"GPU": stage.num_gpus, "CPU": stage.num_cpus, "memory": stage.memory}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(has.get(kind, 0) // each for kind, each in kinds.items() if each)) for has in nodes)
 
 
 def _dead_nodes() -> set[str]:
@@ -322,6 +320,8 @@ def _apply(stream: Any, stage: Stage) -> Any:
         return stream.map_batches(_named(stage.name, call), max_retries=TASK_RETRIES, **common)
     if stage.num_gpus:
         common["num_gpus"] = stage.num_gpus
+    if stage.memory:
+        common["memory"] = stage.memory
     return stream.map_batches(
         Replica,
         fn_constructor_args=(stage, _node),

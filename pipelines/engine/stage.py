@@ -22,6 +22,7 @@ import pyarrow as pa
 from actors.spec import ReplicaBroken
 from pipelines.config import ReplicaRange
 from pipelines.engine import deadline
+from pipelines.engine.nodes import Node
 from pipelines.units import UNIT_BYTES_MOST, Bundle, Span
 
 T = TypeVar("T")
@@ -136,8 +137,8 @@ class Stage:
     to build must be cached there.
 
     parcels_per_call: how many are handed over at once. replicas: a pool of so many actors instead of tasks.
-    num_cpus, num_gpus: what one task or actor holds while it works. in_flight: most calls sent to an actor at once;
-    with 1, a call that kills its actor takes no other with it (and a pool never grows).
+    num_cpus, num_gpus, memory (bytes): what one task or actor holds while it works. in_flight: most calls
+    sent to an actor at once; with 1, a call that kills its actor takes no other with it (and a pool never grows).
     timeout_seconds: a call that takes longer is taken for hung; None: none is. rows_may_hang: whether that may be for
     the sake of a row; elsewhere it is a file or a store that hangs."""
 
@@ -147,6 +148,7 @@ class Stage:
     replicas: ReplicaRange | None = None
     num_cpus: float = 1
     num_gpus: float = 0
+    memory: int = 0
     in_flight: int | None = None
     timeout_seconds: float | None = None
     rows_may_hang: bool = False
@@ -161,11 +163,9 @@ class Executor(Protocol):
     def gpus(self) -> int:
         """GPUs that replicas may use."""
 
-    def threads(self, replicas: int) -> int:
-        """CPU threads for each of so many replicas."""
-
-    def require(self, replicas: int) -> None:
-        """Raise ConfigError if there is no room for so many replicas."""
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The machines that tasks and replicas may run on, at least one."""
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors.weights.locate import locate
 from pipelines.config import JobConfig
 from pipelines.corpus.broken import BrokenFile
 from pipelines.engine.open import open_executor
@@ -78,8 +77,8 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
         size = prepared.metadata.rows_per_unit
         todo = prepared.rows - state.rows_done
         estimate = prepared.estimate
-        flops = 0.0 if job.model.weights.startswith("fake") else sizing.flops_per_token(locate(prepared.spec))
-        speed = sizing.tokens_per_second(flops, prepared.capacity.on_gpu)
+        given = prepared.capacity
+        speed = sizing.tokens_per_second(prepared.size.flops_per_token, given.on_gpu, given.threads or 1)
         width = bytes_of(prepared.schema, prepared.task.results.columns)
         return Forecast(
             corpus=job.corpus.uri,

@@ -59,7 +59,7 @@ def prepared_job(job: JobConfig, progress: Progress, task: Task | None = None) -
         for version in heal(address):
             progress.say(f"{address.location}: took back version {version}, which a run made of another table there")
         progress.say(f"counting the rows of {job.corpus.uri}")
-        yield prepare(job, executor, task=task), executor
+        yield prepare(job, executor, other=task), executor
 
 
 def run_prepared(prepared: Prepared, executor: Executor, progress: Progress) -> Certificate:

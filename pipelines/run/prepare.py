@@ -18,6 +18,7 @@ from pipelines.config import JobConfig
 from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, named
 from pipelines.corpus.corpus import NOTHING, Corpus
 from pipelines.corpus.counting import scan_all
+from pipelines.engine.nodes import ModelSize
 from pipelines.engine.open import Capacity, capacity
 from pipelines.engine.stage import Executor
 from pipelines.errors import CorpusError, FingerprintMismatch, TableError, VectormillError
@@ -114,6 +115,7 @@ class Prepared:
     carried: pa.Schema
     spec: ModelSpec
     capacity: Capacity
+    size: ModelSize
     estimate: Estimate
     metadata: TableMetadata
     schema: pa.Schema
@@ -129,12 +131,17 @@ class Prepared:
     def by_id(self) -> Mapping[int, Shard]:
         return {shard.id: shard for shard in self.shards}
 
+    def for_rows(self, rows: int) -> Prepared:
+        """The same with no more replicas than there are units' worth of rows to do."""
+        given = self.capacity.for_work(rows // self.metadata.rows_per_unit)
+        return replace(self, capacity=given, spec=replace(self.spec, threads=given.threads))
+
 
 def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None, in_process: bool = False) -> ModelSpec:
     """The job's model as the model layer wants it, with `auto` resolved. in_process: this process computes.
 
     What the job leaves open an existing table has settled: it must depend neither on the machine that resumes nor on
-    what a branch has become since. For a new table on CPUs this machine's decides the dtype, by timing."""
+    what a branch has become since. For a new table on CPUs the driver's decides the dtype, by its instructions."""
     budget = job.run.token_budget
     dtype, force_float16 = job.model.dtype, job.model.force_float16
     if table is not None and dtype == "auto":
@@ -162,22 +169,26 @@ def _revision(job: JobConfig, table: TableMetadata | None) -> str | None:
     return table.model["resolved_revision"] or model.revision
 
 
-def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task: Task | None = None) -> Prepared:
-    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `task`: other than
-    the job file's.
+def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, other: Task | None = None) -> Prepared:
+    """List and count the corpus, read the model's recipe, and derive schema, identity and unit size. `other`: a task
+    that no job file names.
 
     Raises CorpusError, ModelError, FingerprintMismatch or TableError; nothing is written but the count cache."""
     address = TableAddress(job.table.location, job.storage)
     table = LanceTable.open(address)
-    task = task or task_of(job)
+    task = other or task_of(job)
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
-    given = capacity(job, executor)
+    given = capacity(job, executor)  # no weights are fetched for replicas that there is no room for
     known_model = table.metadata if table is not None else None
-    spec = replace(model_spec(job, given.on_gpu, known_model, executor.in_process), threads=given.threads)
+    spec = model_spec(job, given.on_gpu, known_model, executor.in_process)
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
     # A branch that moves now gives all nodes the same weights.
     spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
+    size = ModelSize() if spec.is_fake else sizing.model_size(locate(spec), spec.dtype)
+    if other is None:  # a replica that searches holds an index too: how many a node's memory holds nobody knows
+        given = capacity(job, executor, size)
+    spec = replace(spec, threads=given.threads)
     broken: list[BrokenFile] = []
     shards = scan_all(corpus, job.table.side_folder, job.storage, executor.map, fresh_counts, broken.append)
     _check_rows(job, shards, broken)
@@ -186,14 +197,14 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     carried = corpus.carried([shard.listing for shard in shards if shard.rows], known)
     estimate = Estimate(task, corpus, shards, carried, spec)
     asked = job.model.model_dump(include={"weights", "revision", "query_prompt", "query_instruction"})
-    size = _rows_per_unit(job, table, estimate, given.replicas.max)
-    metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, size)
+    rows = _rows_per_unit(job, table, estimate, given, size)
+    metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, rows)
     if table is not None and table.metadata.table:
         metadata = replace(metadata, table=table.metadata.table)
     schema = task.schema(carried, metadata)
     if table is not None:
         check_same_space(table, task, metadata, schema)
-    decided = (job, task, corpus, shards, carried, spec, given, estimate, metadata, schema, address)
+    decided = (job, task, corpus, shards, carried, spec, given, size, estimate, metadata, schema, address)
     return Prepared(*decided, broken=tuple(broken), notes=(*_notes(job, table), *_chosen(job, given, spec)))
 
 
@@ -279,13 +290,13 @@ def _other_columns(table: LanceTable, schema: pa.Schema) -> Iterator[str]:
             )
 
 
-def _rows_per_unit(job: JobConfig, table: LanceTable | None, estimate: Estimate, replicas: int) -> int:
+def _rows_per_unit(
+    job: JobConfig, table: LanceTable | None, estimate: Estimate, given: Capacity, size: ModelSize
+) -> int:
     if job.run.rows_per_unit != "auto":
         return int(job.run.rows_per_unit)
     if table is not None:
         return table.metadata.rows_per_unit
-    spec = estimate.spec
-    flops = 0.0 if spec.weights.startswith("fake") else sizing.flops_per_token(locate(spec))
-    speed = sizing.tokens_per_second(flops, spec.device == "cuda")
-    rows = sizing.rows_per_unit(estimate.tokens_per_row, speed, replicas, estimate.records_per_row)
+    speed = sizing.tokens_per_second(size.flops_per_token, given.on_gpu, given.threads or 1)
+    rows = sizing.rows_per_unit(estimate.tokens_per_row, speed, given.replicas.max, estimate.records_per_row)
     return min(rows, sizing.rows_of_few_bytes(estimate.bytes_per_row))

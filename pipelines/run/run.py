@@ -7,7 +7,6 @@ write; commit receipts (waves.py) → account for every row
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from actors.device import cpu
 from actors.spec import ModelError
 from pipelines import __version__
 from pipelines.corpus.broken import named
@@ -69,7 +69,8 @@ class Run:
                 f"{len(prepared.broken):,} file(s) of the corpus cannot be read; their rows are not counted, those of "
                 f"the others go on:\n{named(prepared.broken)}"
             )
-        return cls(prepared, executor, progress, table, contents.checkpoint(table, prepared.by_id))
+        state = contents.checkpoint(table, prepared.by_id)
+        return cls(prepared.for_rows(prepared.rows - state.rows_done), executor, progress, table, state)
 
     def work(self) -> Certificate:
         """Work off what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
@@ -189,7 +190,8 @@ class Run:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "vectormill": __version__,
             "engine": self.executor.describe(),
-            "host_cpus": os.cpu_count(),
+            "host_cpus": cpu.cores(),
+            "replica_threads": self.prepared.spec.threads,
             "job": self.job.model_dump(mode="json"),
             "model": dict(self.prepared.metadata.identity),
             "rows_per_unit": self.prepared.metadata.rows_per_unit,

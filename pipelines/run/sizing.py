@@ -9,10 +9,11 @@ without harm; it is made once and stored with the table.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 
+from pipelines.engine.nodes import ModelSize
 from pipelines.units import PARCEL_BYTES, UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
 
 SECONDS_PER_UNIT = 10.0
@@ -36,28 +37,30 @@ SPAN_BYTES, SPANS_PER_FILE = 16 << 20, 8
 # data-centre GPU reaches at least this much with small micro-batches in bf16.
 CPU_FLOPS_PER_CORE = 8e10
 GPU_FLOPS = 2e14
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}  # of a parameter
 
 
-def flops_per_token(weights_folder: Path) -> float:
-    """2 x the number of parameters outside embedding tables, read from the headers of the safetensors files."""
-    parameters = 0
+def model_size(weights_folder: Path, dtype: str) -> ModelSize:
+    """Read from the headers of the safetensors files. A token's FLOPs: 2 x the parameters outside embedding tables."""
+    parameters = embeddings = 0
     for file in weights_folder.glob("*.safetensors"):
         with file.open("rb") as raw:
             header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
         for name, tensor in header.items():
-            if name != "__metadata__" and "embed" not in name and "lm_head" not in name:
-                size = 1
-                for extent in tensor["shape"]:
-                    size *= extent
-                parameters += size
-    return 2.0 * parameters
+            if name == "__metadata__":
+                continue
+            if "embed" in name or "lm_head" in name:
+                embeddings += prod(tensor["shape"])
+            else:
+                parameters += prod(tensor["shape"])
+    return ModelSize(2.0 * parameters, (parameters + embeddings) * BYTES[dtype])
 
 
-def tokens_per_second(flops: float, on_gpu: bool) -> float | None:
-    """Expected speed of one replica; None if a token costs nothing."""
+def tokens_per_second(flops: float, on_gpu: bool, threads: int = 1) -> float | None:
+    """Expected speed of one replica, on a CPU with so many threads; None if a token costs nothing."""
     if flops == 0:
         return None
-    return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * (os.cpu_count() or 1)) / flops
+    return (GPU_FLOPS if on_gpu else CPU_FLOPS_PER_CORE * threads) / flops
 
 
 def rows_per_unit(tokens_per_row: float, speed: float | None, replicas: int = 1, records_per_row: float = 1.0) -> int:

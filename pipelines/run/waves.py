@@ -93,10 +93,10 @@ class Waves:
     def _stages(self, isolated: bool) -> list[Stage]:
         """`isolated`: one bundle at a time everywhere, so that one that kills its process is alone to blame."""
         prepared, run = self.prepared, self.prepared.job.run
-        replicas, on_gpu = prepared.capacity.replicas, prepared.capacity.on_gpu
+        given = prepared.capacity
         rows_per_unit = prepared.metadata.rows_per_unit
-        per_write = sizing.parcels_per_fragment(rows_per_unit, run.commit_every_seconds, replicas.min)
-        pool = Pool(replicas, 0 if on_gpu else 1, on_gpu, isolated, run.stage_timeout_seconds)
+        per_write = sizing.parcels_per_fragment(rows_per_unit, run.commit_every_seconds, given.replicas.min)
+        pool = Pool(given.replicas, given.cpus, given.on_gpu, isolated, run.stage_timeout_seconds, given.memory)
         write = Write(self.sink, prepared.task.results)
         return [
             *prepared.task.stages(prepared.spec, pool),

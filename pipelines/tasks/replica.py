@@ -20,13 +20,15 @@ TokeniseRows = Callable[[pa.Table], tuple[pa.Table, int, int]]
 
 @dataclass(frozen=True)
 class Pool:
-    """The replicas of a run. isolated: one call at a time for each, so that one that kills it is alone to blame."""
+    """The replicas of a run. num_cpus, num_gpus, memory (bytes): what each holds. isolated: one call at a time for
+    each, so that one that kills it is alone to blame."""
 
     replicas: ReplicaRange
     num_cpus: float
     num_gpus: float
     isolated: bool
     timeout_seconds: float | None
+    memory: int = 0
 
     def stage(self, name: str, make: Callable[[], StageFunction]) -> Stage:
         """A stage of these replicas, each made by `make`."""
@@ -36,6 +38,7 @@ class Pool:
             replicas=self.replicas,
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
+            memory=self.memory,
             in_flight=1 if self.isolated else None,
             timeout_seconds=self.timeout_seconds,
             rows_may_hang=True,

@@ -20,14 +20,6 @@ def _float32_on_this_cpu(monkeypatch):
     monkeypatch.setattr("actors.device.cpu.bfloat16_is_faster", lambda: False)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread_a_model() -> Iterator[None]:
-    """As OMP_NUM_THREADS, which a run overrides: alone on a machine its model has all cores."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.engine.inline.InlineExecutor.threads", lambda *_: 1)
-        yield
-
-
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """URL of a moto server that lives as long as the test session; credentials for it are in the environment."""
@@ -59,7 +51,6 @@ def executor(s3_endpoint):
     from pipelines.engine.ray import RayExecutor
 
     executor = RayExecutor(None)
-    executor.threads = lambda replicas: 1
     yield executor
     executor.close()
 
