@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
+from actors.replica.model_thread import Turn
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
+from pipelines.engine import deadline
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
 from pipelines.errors import VectormillError
 
+CALLS_AT_ONCE = 2  # of a replica: while the model is busy with one, the other's rows are unpacked and packed
 TokeniseRows = Callable[[pa.Table], tuple[pa.Table, int, int]]
 
 
@@ -26,8 +30,8 @@ class Pool:
     isolated: bool
     timeout_seconds: float | None
 
-    def stage(self, name: str, make: Callable[[], StageFunction]) -> Stage:
-        """A stage of these replicas, each made by `make`."""
+    def stage(self, name: str, make: Callable[[], StageFunction], at_once: int = 1) -> Stage:
+        """A stage of these replicas, each made by `make`. at_once: calls that it bears at a time."""
         return Stage(
             name,
             make,
@@ -35,6 +39,7 @@ class Pool:
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
             in_flight=1 if self.isolated else None,
+            at_once=1 if self.isolated else at_once,
             timeout_seconds=self.timeout_seconds,
             rows_may_hang=True,
         )
@@ -50,12 +55,12 @@ def tokenise_stage(tokenise: TokeniseRows, pool: Pool, record_bytes: int) -> Sta
             started = time.perf_counter()
             rows, tokens, truncated = tokenise(parcel.rows)
             counted = Tally(tokens=tokens, truncated=truncated, records=rows.num_rows)
-            yield parcel.after("tokenise", started, rows, counted).bounded(record_bytes)
+            yield parcel.after("tokenise", time.perf_counter() - started, rows, counted).bounded(record_bytes)
 
     return Stage("tokenise", lambda: work, num_cpus=0.5, timeout_seconds=pool.timeout_seconds, rows_may_hang=True)
 
 
-def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
+def replica(stage: str, make: Callable[[], Callable[[pa.Table, list[Turn]], pa.Table]]) -> StageFunction:
     """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
     a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
     function raises ReplicaBroken when its process must be replaced."""
@@ -67,7 +72,13 @@ def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> S
 
     def work(parcels: list[Parcel]) -> Iterable[Item]:
         for parcel in parcels:
-            started = time.perf_counter()
-            yield parcel.after(stage, started, actor(parcel.rows))
+            turns: list[Turn] = []
+            deadline.not_counting(partial(_waited, turns))
+            rows = actor(parcel.rows, turns)
+            yield parcel.after(stage, sum(turn.worked() for turn in turns), rows)
 
     return work
+
+
+def _waited(turns: list[Turn]) -> float:
+    return sum(turn.waited() for turn in turns)
