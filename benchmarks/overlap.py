@@ -20,7 +20,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +35,7 @@ from actors.replica.embed import EmbedActor
 from actors.spec import ModelSpec
 from actors.weights.recipe import Resolved
 from benchmarks import machine
+from pipelines.cli.display import Display
 from pipelines.config import ReplicaRange
 from pipelines.engine.ray import RayExecutor
 from pipelines.engine.stage import Item, Parcel, Receipt, Stage
@@ -96,7 +97,6 @@ class Watched:
         return model
 
 
-@cache
 def _table(rows: int) -> pa.Table:
     ids = np.random.default_rng(0).integers(0, fake.WORDS, rows * TOKENS_A_ROW).astype(np.int32)
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * TOKENS_A_ROW)
@@ -157,8 +157,8 @@ def main() -> None:
     facts = machine.facts()
     ways = range(1, CALLS_AT_ONCE + 1)
     found = []
-    executor = RayExecutor(None)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Display(quiet=True).engine_output():
+        executor = RayExecutor(None)
         measure(executor, 16, 4, CALLS_AT_ONCE, Path(folder) / "warm-up")  # Ray's workers start
         for seconds in options.seconds:
             rows = round(seconds * TOKENS_PER_SECOND / TOKENS_A_ROW)
@@ -169,8 +169,9 @@ def main() -> None:
                     one["each"][way].append(measure(executor, rows, options.calls, way, log))
             one["busy_share"] = {way: median(each["busy_share"] for each in one["each"][way]) for way in ways}
             found.append(one)
-            show(one)
-    executor.close()
+        executor.close()
+    for one in found:
+        show(one)
     print(json.dumps(machine.result("overlap", vars(options), facts, sizes=found)))
 
 
