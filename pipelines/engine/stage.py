@@ -134,8 +134,8 @@ class Stage:
 
     parcels_per_call: how many are handed over at once. replicas: a pool of so many actors instead of tasks.
     num_cpus, num_gpus: what one task or actor holds while it works. in_flight: most calls sent to an actor at once;
-    with 1, a call that kills its actor takes no other with it (and a pool never grows). at_once: of these, calls that
-    an actor works on at a time, each in a thread of its own; what `make` gives must bear that.
+    with 1, a call that kills its actor takes no other with it (and a pool never grows); None: twice at_once, which is
+    how many it works on at a time, each in a thread of its own: what `make` gives must bear that.
     timeout_seconds: a call that takes longer, without what it waited for another (`deadline.not_counting`), is taken
     for hung; None: none is. rows_may_hang: whether that may be for the sake of a row; elsewhere it is a file or a store
     that hangs."""
