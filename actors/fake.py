@@ -8,8 +8,10 @@ Legend: N texts, T tokens in all, D dimensions.
 
 import functools
 import re
+import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,3 +65,38 @@ def word_vectors(dimensions: int) -> np.ndarray:
     # Every text ends with this token: kept small, or it would make all texts alike.
     table[END_ID] = np.sign(table[END_ID])
     return table
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A result on its way, and when the simulated device has it (time.monotonic)."""
+
+    values: np.ndarray
+    at: float
+
+
+class SimulatedDevice:
+    """Does so many tokens a second of what is queued on it, one micro-batch after the other; None: in no time.
+
+    Like a GPU it is waited for by `fetch` alone. began: when it first had something to do; free: when it has done all
+    that is queued; busy_seconds: of work in all, done or queued."""
+
+    def __init__(self, tokens_per_second: float | None) -> None:
+        self._seconds_per_token = 1 / tokens_per_second if tokens_per_second else 0.0
+        self.began: float | None = None
+        self.free = 0.0
+        self.busy_seconds = 0.0
+
+    def queue(self, tokens: int) -> float:
+        """When a micro-batch is done that comes now."""
+        now = time.monotonic()
+        self.began = now if self.began is None else self.began
+        seconds = tokens * self._seconds_per_token
+        self.free = max(now, self.free) + seconds
+        self.busy_seconds += seconds
+        return self.free
+
+    def fetch(self, pending: Pending) -> np.ndarray:
+        """The result; waits for it."""
+        time.sleep(max(0.0, pending.at - time.monotonic()))
+        return pending.values

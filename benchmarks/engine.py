@@ -102,7 +102,8 @@ class Vectors:
             values = pa.array(self._vectors_ND[: rows.num_rows].ravel())
             missing = rows["_reason"].is_valid().combine_chunks()
             vectors = pa.FixedSizeListArray.from_arrays(values, self._vectors_ND.shape[1], mask=missing)
-            yield parcel.after("embed", started, rows.append_column("vector", vectors))
+            rows = rows.append_column("vector", vectors)
+            yield parcel.after("embed", time.perf_counter() - started, rows)
 
 
 class Job:

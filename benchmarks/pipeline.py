@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import machine
-from benchmarks.watched import Watched
+from benchmarks.watched import Watched, cores_used
 from pipelines.cli.demo import docstrings
 from pipelines.cli.display import Display
 from pipelines.config import JobConfig
@@ -145,7 +145,7 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
     assert certificate.adds_up, certificate
     work, receipts = watched.calls(), watched.receipts
     began, last_receipt = work[0].begin, receipts[-1][0]
-    busy = sum(call.end - call.begin for call in work)
+    busy, ended = sum(call.seconds for call in work), max(call.end for call in work)
     between = last_receipt - receipts[0][0]
     return {
         "tokens": certificate.tokens,
@@ -157,9 +157,9 @@ def pipeline(job: JobConfig, log: Path) -> dict[str, Any]:
         "units": certificate.units,
         "seconds_before_first_unit": round(began - started, 2),
         "seconds_once_started": round(last_receipt - began, 2),
-        "idle_share": round(1 - busy / replicas / (work[-1].end - began), 4),
-        "cores_while_embedding": round(sum(call.cpu_seconds for call in work) / busy, 2),
-        "seconds_after_last_unit": round(last_receipt - work[-1].end, 2),
+        "idle_share": round(1 - busy / replicas / (ended - began), 4),
+        "cores_while_embedding": round(cores_used(work), 2),
+        "seconds_after_last_unit": round(last_receipt - ended, 2),
         "stage_seconds": run.metrics.to_dict()["stage_seconds"],
     }
 

@@ -11,7 +11,8 @@ seconds             from the moment the first replica begins its first unit to t
                     replicas do not start together is in it, and so are waiting, writing and the end of the run
 efficiency          seconds of the smallest pool x its replicas / (seconds x replicas)
 started_within      seconds between the first unit of the first replica and the first unit of the last one
-busy_share          of the replicas' time between the first unit begun and the last one done
+busy_share          of the replicas' time between the first unit begun and the last one done, in which a model worked
+unit_seconds        that a model worked on a unit
 seconds_after_last  from the last unit done to the last receipt
 """
 
@@ -70,7 +71,7 @@ def measure(job: JobConfig, log: Path) -> dict[str, Any]:
     assert certificate.adds_up, certificate
     work, last_receipt = watched.calls(), watched.receipts[-1][0]
     began, ended = work[0].begin, max(call.end for call in work)
-    busy = sum(call.end - call.begin for call in work)
+    busy = sum(call.seconds for call in work)
     first: dict[int, float] = {}
     for call in work:
         first.setdefault(call.process, call.begin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,32 @@ from pipelines.units import Span
 
 
 class Call(NamedTuple):
-    """One call of a replica: seconds on the clock, CPU seconds of its process in between, and that process."""
+    """One call of a replica, on the clock; the CPU seconds that its process had spent then and then, and that process.
+
+    seconds: that the model worked on it. A replica may have two calls at a time, of which one waits: from begin to end
+    is longer."""
 
     begin: float
     end: float
-    cpu_seconds: float
+    seconds: float
+    cpu_begin: float
+    cpu_end: float
     niceness: int
     process: int
+
+
+def cores_used(calls: Iterable[Call]) -> float:
+    """CPU seconds of the replicas for each second in which they had a call; what overlaps counts once."""
+    cpu = seconds = 0.0
+    until: dict[int, Call] = {}  # of the calls so far the one that ends last, by process
+    for call in sorted(calls):
+        last = until.get(call.process, call)
+        if call.end >= last.end:
+            until[call.process] = call
+            after = last if last is not call and last.end > call.begin else None
+            seconds += call.end - (after.end if after else call.begin)
+            cpu += call.cpu_end - (after.cpu_end if after else call.cpu_begin)
+    return cpu / seconds
 
 
 class Watched:
@@ -52,14 +71,19 @@ def _noting(stage: Stage, log: str) -> Stage:
         function = stage.make()
 
         def noted(parcels: list[Parcel]) -> list[Item]:
-            began, cpu = time.monotonic(), time.process_time()
+            began, cpu, before = time.monotonic(), time.process_time(), _seconds(stage, parcels)
             done = list(function(parcels))
-            spent = time.process_time() - cpu
+            worked = _seconds(stage, done) - before
+            nice = os.getpriority(os.PRIO_PROCESS, 0)
+            note = Call(began, time.monotonic(), worked, cpu, time.process_time(), nice, os.getpid())
             with open(log, "a") as lines:
-                note = Call(began, time.monotonic(), spent, os.getpriority(os.PRIO_PROCESS, 0), os.getpid())
                 lines.write(json.dumps(note) + "\n")
             return done
 
         return noted
 
     return replace(stage, make=make)
+
+
+def _seconds(stage: Stage, items: Iterable[Item]) -> float:
+    return sum(item.tally.seconds.get(stage.name, 0.0) for item in items if isinstance(item, Parcel))

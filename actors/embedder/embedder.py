@@ -14,7 +14,7 @@ import numpy as np
 
 from actors import packed
 from actors.checks import goldens, tokens
-from actors.device.double_buffered import double_buffered
+from actors.device.double_buffered import Request, run
 from actors.device.refusal import setting_up
 from actors.embedder import selfcheck
 from actors.embedder.fake import FakeEmbedModel
@@ -105,6 +105,10 @@ class Embedder:
         A micro-batch that does not fit the device is halved, and the token budget with it, for good.
         Raises ReplicaBroken when a single sequence does not fit, or the device fails.
         """
+        return run(self.request(ids, offsets))
+
+    def request(self, ids: np.ndarray, offsets: np.ndarray) -> Request[np.ndarray]:
+        """The same for whoever has the device's queue, to be sent behind another."""
         lengths_N = np.diff(offsets)
         vectors_ND = np.empty((len(lengths_N), self.dimensions), dtype=np.float32)
         if len(lengths_N) and int(lengths_N.min()) < 1:
@@ -118,17 +122,21 @@ class Embedder:
         def too_large(rows_n: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, int(lengths_N[rows_n].sum()) // 2))
 
-        double_buffered(
-            batches=packed.micro_batches(lengths_N, self.token_budget),
+        return Request(
+            plan=lambda: packed.micro_batches(lengths_N, self.token_budget),
             send=lambda rows_n: self._model.encode(*packed.gather(ids, offsets, rows_n)),
             receive=receive,
             too_large=too_large,
+            result=lambda: vectors_ND,
         )
-        return vectors_ND
+
+    def encode_documents(self, texts: Sequence[str]) -> Encoded:
+        """The token ids of documents, with the document prompt of the recipe or the spec."""
+        return self._tokenizer.encode(texts)
 
     def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors float32 [N, D] of documents, with the document prompt of the recipe or the spec."""
-        return self._embed_encoded(self._tokenizer.encode(texts))
+        return self._embed_encoded(self.encode_documents(texts))
 
     def embed_queries(self, texts: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """Vectors float32 [N, D] of queries; see `TextTokenizer.encode_queries` for the instruction."""

@@ -1,14 +1,14 @@
 """The fake embedder: a text's vector is the sum of its words' fixed random vectors, scaled to length 1.
 
 Texts that share words are near one another, so search and evaluation show something; nothing is learnt and nothing is
-downloaded. 1-2 million words/s on one core, or slower on request: "fake:20000" runs at 20,000 tokens/s. Word vectors
-are small integers and their sums are exact, so the result is the same bit for bit in every process, micro-batch and
-platform. Use it to try a pipeline out and to test it; not to find anything by meaning.
+downloaded. 1-2 million words/s on one core, or slower on request: "fake:20000" has a simulated device that does 20,000
+tokens/s and is waited for as a GPU is. Word vectors are small integers and their sums are exact, so the result is the
+same bit for bit in every process, micro-batch and platform. Use it to try a pipeline out and to test it; not to find
+anything by meaning.
 
 Legend: N texts, T tokens in all, D dimensions.
 """
 
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +17,7 @@ from actors import fake
 
 
 class FakeEmbedModel:
-    """The fake's model: same surface as EmbedModel. encode() gives float32 [N, D] of length 1."""
+    """The fake's model: same surface as EmbedModel. `vectors` are float32 [N, D] of length 1."""
 
     normalised = True
     dtype = "float32"
@@ -26,7 +26,7 @@ class FakeEmbedModel:
     def __init__(self, dimensions: int, tokens_per_second: float | None = None) -> None:
         self.dimensions = dimensions
         self.token_budget = fake.TOKEN_BUDGET
-        self._tokens_per_second = tokens_per_second
+        self.device = fake.SimulatedDevice(tokens_per_second)
         self._table_VD = fake.word_vectors(dimensions)
 
     def reference(self, ids_T: np.ndarray) -> np.ndarray:
@@ -38,17 +38,18 @@ class FakeEmbedModel:
         """Ready at once; takes a token budget if one is given."""
         self.token_budget = token_budget or fake.TOKEN_BUDGET
 
-    def encode(self, ids_T: np.ndarray, lengths_N: np.ndarray) -> np.ndarray:
-        """Vectors of one micro-batch, float32 [N, D]."""
-        begin = time.perf_counter()
+    def encode(self, ids_T: np.ndarray, lengths_N: np.ndarray) -> fake.Pending:
+        """Queues one micro-batch."""
+        at = self.device.queue(len(ids_T))  # this sum is what the device does
+        return fake.Pending(self.vectors(ids_T, lengths_N), at)
+
+    def to_host(self, pending: fake.Pending) -> np.ndarray:
+        """The vectors; waits for them."""
+        return self.device.fetch(pending)
+
+    def vectors(self, ids_T: np.ndarray, lengths_N: np.ndarray) -> np.ndarray:
+        """Those of N sequences, float32 [N, D], at once."""
         starts_N = np.cumsum(lengths_N) - lengths_N
         sums_ND = np.add.reduceat(self._table_VD[ids_T], starts_N, axis=0).astype(np.int64)
         norms_N = np.sqrt(np.square(sums_ND).sum(axis=1))
-        vectors_ND = (sums_ND / np.maximum(norms_N, 1)[:, None]).astype(np.float32)
-        if self._tokens_per_second is not None:
-            time.sleep(max(0.0, len(ids_T) / self._tokens_per_second - (time.perf_counter() - begin)))
-        return vectors_ND
-
-    def to_host(self, pending: np.ndarray) -> np.ndarray:
-        """What encode gave."""
-        return pending
+        return (sums_ND / np.maximum(norms_N, 1)[:, None]).astype(np.float32)

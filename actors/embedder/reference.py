@@ -75,4 +75,4 @@ class EmbedReference:
         words = fake.HashedWords()
         content, _ = words.content([self._resolved.document_prompt + text])
         ids = np.concatenate([content[: self._resolved.max_tokens - len(words.suffix)], words.suffix])
-        return FakeEmbedModel(self._resolved.dimensions).encode(ids, np.array([len(ids)]))[0]
+        return FakeEmbedModel(self._resolved.dimensions).vectors(ids, np.array([len(ids)]))[0]

@@ -5,7 +5,7 @@ reason here: a search would answer with it, or never find it. But only a replica
 a known text may blame the row: one that does not is broken, whatever it is given.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -13,40 +13,43 @@ import pyarrow.compute as pc
 
 from actors.embedder.embedder import Embedder
 from actors.replica.columns import NON_FINITE, sequences, set_where
+from actors.replica.model_thread import ModelThread, Turn
 from actors.spec import ModelSpec, ReplicaBroken
 
 KNOWN_TEXT = "Paris is the capital of France."  # it passed the self-check when the replica started
 
 
 class EmbedActor:
-    """One replica. Raises ModelError when it cannot be set up or a text does not fit its device."""
+    """One replica, for several threads at a time. load: makes the embedder.
 
-    def __init__(self, spec: ModelSpec) -> None:
-        # The model lives in one thread of its own. OpenMP keeps a team of workers for each thread that calls it, and
-        # two teams on the same cores stop spinning: built in one thread and called from another (as engines do),
-        # MiniLM kept 1.4 of 2 cores busy instead of 1.9 and took 1.35 times as long.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._embedder = self._thread.submit(Embedder, spec).result()
+    Raises ModelError when it cannot be set up or a text does not fit its device."""
+
+    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec], Embedder] = Embedder) -> None:
+        self._thread = ModelThread(lambda: load(spec))
+        self._embedder = self._thread.model
         self.facts = self._embedder.facts
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, turns: list[Turn] | None = None) -> pa.Table:
         """Same rows, same order: `_ids` (list<int32>) goes, `vector` (fixed_size_list<float>[D]) comes last.
 
         `_ids` and `vector` are null where `_reason` is set. Rows whose vector cannot be used get `_reason`
-        "non_finite" and a `_detail`. Raises ReplicaBroken when it is not for the rows' sake.
+        "non_finite" and a `_detail`. turns: gets this call's turns with the model.
+        Raises ReplicaBroken when it is not for the rows' sake.
         """
         todo_N = pc.is_null(table["_reason"]).to_numpy(zero_copy_only=False)
         ids_T, offsets = sequences(table["_ids"], todo_N)
-        found_MD = self._thread.submit(self._embedder.embed, ids_T, offsets).result()
+        found_MD = self._thread.call(self._embedder.request(ids_T, offsets), turns)
         assert len(found_MD) == int(todo_N.sum())
         usable_M = _usable(found_MD)
         if not usable_M.all():
-            self._blame_the_rows(int((~usable_M).sum()), len(usable_M))
+            self._blame_the_rows(int((~usable_M).sum()), len(usable_M), turns)
         bad_N = np.zeros(len(table), dtype=np.bool_)
         bad_N[np.flatnonzero(todo_N)[~usable_M]] = True
 
-        vectors_ND = np.zeros((len(table), self._embedder.dimensions), dtype=np.float32)
-        vectors_ND[todo_N & ~bad_N] = found_MD[usable_M]
+        vectors_ND = found_MD
+        if len(found_MD) < len(table) or bad_N.any():
+            vectors_ND = np.zeros((len(table), self._embedder.dimensions), dtype=np.float32)
+            vectors_ND[todo_N & ~bad_N] = found_MD[usable_M]
         out = table.drop_columns(["_ids"])
         if bad_N.any():
             out = set_where(out, "_reason", bad_N, NON_FINITE)
@@ -59,8 +62,9 @@ class EmbedActor:
         assert out["vector"].null_count == len(out) - out["_reason"].null_count
         return out
 
-    def _blame_the_rows(self, unusable: int, rows: int) -> None:
-        known_1D = self._thread.submit(self._embedder.embed_documents, [KNOWN_TEXT]).result()
+    def _blame_the_rows(self, unusable: int, rows: int, turns: list[Turn] | None) -> None:
+        known = self._embedder.encode_documents([KNOWN_TEXT])
+        known_1D = self._thread.call(self._embedder.request(known.ids, known.offsets), turns)
         if not _usable(known_1D).all():
             raise ReplicaBroken(
                 f"{unusable} of {rows} vectors are not finite or all zero, and so is that of a known text: this "

@@ -6,13 +6,14 @@ logit that is not finite only while it still gives a finite one for a known pair
 Legend: N rows, M rows to score.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from actors.replica.columns import NON_FINITE, set_where
+from actors.replica.model_thread import ModelThread, Turn
 from actors.replica.pairs import IDS, encoded_of
 from actors.reranker.recipe import scores_of
 from actors.reranker.reranker import Reranker
@@ -22,26 +23,28 @@ KNOWN_PAIR = ("What is the capital of China?", "The capital of China is Beijing.
 
 
 class RerankActor:
-    """One replica. Raises ModelError when it cannot be set up."""
+    """One replica, for several threads at a time. load: makes the reranker. Raises ModelError when it cannot be set
+    up."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # why: see EmbedActor
-        self._reranker = self._thread.submit(Reranker, spec).result()
+    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec], Reranker] = Reranker) -> None:
+        self._thread = ModelThread(lambda: load(spec))
+        self._reranker = self._thread.model
         self.facts = self._reranker.facts
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, turns: list[Turn] | None = None) -> pa.Table:
         """Same rows, same order: the columns of pairs.py go, `score` and `logit` (float) come last.
 
         Both are null where `_reason` is set. Rows whose logit is not finite get `_reason` "non_finite" and a
-        `_detail`. Raises ReplicaBroken when it is not for the rows' sake, or a pair does not fit the device.
+        `_detail`. turns: gets this call's turns with the model.
+        Raises ReplicaBroken when it is not for the rows' sake, or a pair does not fit the device.
         """
         todo_N = pc.is_null(table["_reason"]).to_numpy(zero_copy_only=False)
         encoded = encoded_of(table, todo_N)
-        logits_M = self._thread.submit(self._reranker.score_encoded, encoded).result()
+        logits_M = self._thread.call(self._reranker.request(encoded), turns)
         assert len(logits_M) == int(todo_N.sum())
         finite_M = np.isfinite(logits_M)
         if not finite_M.all():
-            self._blame_the_rows(int((~finite_M).sum()), len(finite_M))
+            self._blame_the_rows(int((~finite_M).sum()), len(finite_M), turns)
         bad_N = np.zeros(len(table), dtype=np.bool_)
         bad_N[np.flatnonzero(todo_N)[~finite_M]] = True
         logits_N = np.zeros(len(table), dtype=np.float32)
@@ -55,9 +58,9 @@ class RerankActor:
         assert len(out) == len(table), f"{len(table)} rows in, {len(out)} out"
         return out
 
-    def _blame_the_rows(self, unusable: int, rows: int) -> None:
-        known = self._thread.submit(self._reranker.score_pairs, [KNOWN_PAIR]).result()
-        if not known.finite.all():
+    def _blame_the_rows(self, unusable: int, rows: int, turns: list[Turn] | None) -> None:
+        known = self._reranker.encode_pairs([KNOWN_PAIR])
+        if not np.isfinite(self._thread.call(self._reranker.request(known), turns)).all():
             raise ReplicaBroken(
                 f"{unusable} of {rows} logits are not finite, and neither is that of a known pair: this replica's "
                 "device or memory is broken"

@@ -7,7 +7,6 @@ Use it to try a pipeline out and to test it; not to order anything by relevance.
 Legend: N pairs, Q queries, T tokens in all; m pairs, K keys of a micro-batch; D dimensions.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -69,7 +68,7 @@ class FakeRerankModel:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.token_budget = fake.TOKEN_BUDGET
-        self._tokens_per_second = spec.tokens_per_second()
+        self.device = fake.SimulatedDevice(spec.tokens_per_second())
         self._words_VD = fake.word_vectors(DIMENSIONS)
 
     def reference(self, ids_T: np.ndarray) -> tuple[np.ndarray, float]:
@@ -85,20 +84,17 @@ class FakeRerankModel:
         """Ready at once; takes a token budget if one is given."""
         self.token_budget = token_budget or fake.TOKEN_BUDGET
 
-    def encode(self, batch: PairBatch) -> np.ndarray:
-        """The logits of one micro-batch, float32 [m]."""
-        begin = time.perf_counter()
-        logits_m = self.states_and_logits(batch)[1]
-        if self._tokens_per_second is not None:
-            time.sleep(max(0.0, len(batch.ids_T) / self._tokens_per_second - (time.perf_counter() - begin)))
-        return logits_m
+    def encode(self, batch: PairBatch) -> fake.Pending:
+        """Queues one micro-batch."""
+        at = self.device.queue(len(batch.ids_T))  # this sum is what the device does
+        return fake.Pending(self.states_and_logits(batch)[1], at)
 
-    def to_host(self, pending: np.ndarray) -> np.ndarray:
-        """What encode gave."""
-        return pending
+    def to_host(self, pending: fake.Pending) -> np.ndarray:
+        """The logits, float32 [m]; waits for them."""
+        return self.device.fetch(pending)
 
     def states_and_logits(self, batch: PairBatch) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode`, with the states, float32 [m, 2 D]. Sums what each pair sees, whoever computed it."""
+        """Float32 [m, 2 D] and [m], at once. Sums what each pair sees, whoever computed it."""
         seen_K = batch.ids_T if batch.key_rows_K is None else batch.ids_T[batch.key_rows_K]
         seen_K = seen_K[len(seen_K) - int(batch.keys_n[-batch.pairs :].sum()) :]
         ends = np.flatnonzero(seen_K == fake.END_ID)

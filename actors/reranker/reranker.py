@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.checks import goldens
-from actors.device.double_buffered import double_buffered
+from actors.device.double_buffered import Request, run
 from actors.device.refusal import setting_up
 from actors.network.qwen3_weights import Geometry
 from actors.reranker import selfcheck
@@ -158,6 +158,10 @@ class Reranker:
         A micro-batch that does not fit the device is halved, and the token budget with it, for good.
         Raises ReplicaBroken when a single pair does not fit, or the device fails.
         """
+        return run(self.request(encoded, reuse_prefix))
+
+    def request(self, encoded: RerankEncoded, reuse_prefix: bool = True) -> Request[np.ndarray]:
+        """The same for whoever has the device's queue, to be sent behind another."""
         logits_N = np.full(len(encoded.query_of), np.nan, dtype=np.float32)
         batches = PairBatches(encoded, reuse_prefix)
 
@@ -167,13 +171,13 @@ class Reranker:
         def too_large(rows_m: np.ndarray) -> None:
             self.token_budget = max(1, min(self.token_budget, batches.tokens(rows_m) // 2))
 
-        double_buffered(
-            batches=batches.plan(self.token_budget),
+        return Request(
+            plan=lambda: batches.plan(self.token_budget),
             send=lambda rows_m: self._model.encode(batches.batch(rows_m)),
             receive=receive,
             too_large=too_large,
+            result=lambda: np.where(np.isfinite(logits_N), logits_N, np.float32(np.nan)),
         )
-        return np.where(np.isfinite(logits_N), logits_N, np.float32(np.nan))
 
     def _one_micro_batch(self, batches: PairBatches, rows_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._model.states_and_logits(batches.batch(rows_m))

@@ -329,6 +329,8 @@ def _apply(stream: Any, stage: Stage) -> Any:
             min_size=stage.replicas.min,
             max_size=stage.replicas.max,
             max_tasks_in_flight_per_actor=stage.in_flight,
+            max_concurrent_calls_per_actor=stage.at_once,
+            enable_true_multi_threading=stage.at_once > 1,
         ),
         max_task_retries=TASK_RETRIES,
         **common,

@@ -11,7 +11,6 @@ word. The one exception is ReplicaBroken: the process can do nothing more, so an
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,8 +35,8 @@ class Tally:
 
     tokens: that the model read. records: in the table. truncated: texts that lost tokens. bytes: as stored.
     bad_rows: of which some record has a reason. reasons: records by reason. retries: what was tried again, by stage and
-    fault. seconds: spent, by stage. replicas: processes of the pool that had a hand in it. facts: what those compute
-    with, (name, value)."""
+    fault. seconds: spent, by stage; of a replica what its model worked on them, without what they waited for others.
+    replicas: processes of the pool that had a hand in it. facts: what those compute with, (name, value)."""
 
     tokens: int = 0
     records: int = 0
@@ -78,9 +77,9 @@ class Parcel:
     tally: Tally = field(default_factory=Tally)
     carried: pa.Table | None = None
 
-    def after(self, stage: str, started: float, rows: pa.Table, counted: Tally | None = None) -> Parcel:
-        """The parcel after `stage`, which began at `started` (time.perf_counter); counted: what that stage counts."""
-        tally = self.tally + Tally(seconds={stage: time.perf_counter() - started})
+    def after(self, stage: str, seconds: float, rows: pa.Table, counted: Tally | None = None) -> Parcel:
+        """The parcel after `stage`, which worked on it for so many seconds; counted: what that stage counts."""
+        tally = self.tally + Tally(seconds={stage: seconds})
         return replace(self, rows=rows, tally=tally if counted is None else tally + counted)
 
     def failed(
@@ -137,10 +136,12 @@ class Stage:
     to build must be cached there.
 
     parcels_per_call: how many are handed over at once. replicas: a pool of so many actors instead of tasks.
-    num_cpus, num_gpus, memory (bytes): what one task or actor holds while it works. in_flight: most calls
-    sent to an actor at once; with 1, a call that kills its actor takes no other with it (and a pool never grows).
-    timeout_seconds: a call that takes longer is taken for hung; None: none is. rows_may_hang: whether that may be for
-    the sake of a row; elsewhere it is a file or a store that hangs."""
+    num_cpus, num_gpus, memory (bytes): what one task or actor holds while it works. in_flight: most calls sent to an
+    actor at once; with 1, a call that kills its actor takes no other with it (and a pool never grows); None: twice
+    at_once, which is how many it works on at a time, each in a thread of its own: what `make` gives must bear that.
+    timeout_seconds: a call that takes longer, without what it waited for another (`deadline.not_counting`), is taken
+    for hung; None: none is. rows_may_hang: whether that may be for the sake of a row; elsewhere it is a file or a store
+    that hangs."""
 
     name: str
     make: Callable[[], StageFunction]
@@ -150,6 +151,7 @@ class Stage:
     num_gpus: float = 0
     memory: int = 0
     in_flight: int | None = None
+    at_once: int = 1
     timeout_seconds: float | None = None
     rows_may_hang: bool = False
 

@@ -23,7 +23,9 @@ LEAVE_SECONDS = 5.0  # for a process's last answer to reach the driver
 
 
 class Replica:
-    """One actor of a stage's pool. `node` says where it is."""
+    """One actor of a stage's pool, which may be called by `stage.at_once` threads. `node` says where it is.
+
+    What ends the process takes with it the other call in hand, which the engine makes again elsewhere."""
 
     def __init__(self, stage: Stage, node: Callable[[], str]):
         self._stage = stage

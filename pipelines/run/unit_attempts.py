@@ -34,6 +34,7 @@ class UnitAttempts:
         self._name = name
         self._attempts: Counter[int] = Counter()
         self._hung: list[Unit] = []
+        self._apart: set[int] = set()  # units asked for by `after_loss`
 
     @property
     def broken(self) -> tuple[BrokenFile, ...]:
@@ -94,6 +95,7 @@ class UnitAttempts:
         """(bundles to run next, single rows found guilty and of what). `ran`: the spans in which the lost units, and
         those that hung since the last call, travelled: a process that dies reading one takes all that follows with it.
 
+        A row is found guilty only when it was run alone: before that it may have been in hand beside the guilty one.
         Raises VectormillError if so many are lost that it is not for some row's sake."""
         hung, self._hung = self._hung, []
         ids = {unit.id for unit in [*lost, *hung]}
@@ -109,12 +111,13 @@ class UnitAttempts:
         again: list[Bundle] = []
         guilty: list[tuple[Unit, str]] = []
         for unit, reason in [(u, "crashes_worker") for u in lost] + [(u, "hangs_worker") for u in hung]:
-            if unit.id not in alone:
-                again.append((unit,))
-            elif unit.rows > 1:
+            if unit.rows > 1 and unit.id in alone:
                 again += [(part,) for part in _eighths(unit)]
-            else:
+            elif unit.id in self._apart:
                 guilty.append((unit, reason))
+            else:
+                again.append((unit,))
+        self._apart |= {part.id for (part,) in again}
         return again, guilty
 
 

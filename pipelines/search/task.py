@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.replica.columns import set_where
+from actors.replica.model_thread import ModelThread, Turn
 from actors.reranker import recipe
 from actors.spec import ModelError, ModelSpec
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
@@ -158,28 +158,30 @@ class SearchActor:
 
     def __init__(self, task: SearchTask, reranker: ModelSpec | None):
         self._task, self._query = task, task.query
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")  # why: see EmbedActor
         embeds = task.query.mode != "text"
-        self._searcher = self._thread.submit(Searcher, task.searched.address, reranker, embeds).result()
+        self._thread = ModelThread(lambda: Searcher(task.searched.address, reranker, embeds))
+        self._searcher = self._thread.model
         self._reranks = reranker is not None
-        self._instruction = self._thread.submit(self._embedders_instruction).result()
+        self._instruction = self._thread.do(self._embedders_instruction)
         self.facts = self._searcher.facts
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit. Raises
-        TooLarge for several queries whose hits come to more than UNIT_BYTES_MOST."""
+    def __call__(self, rows: pa.Table, turns: list[Turn] | None = None) -> pa.Table:
+        """Takes tables of rows.row_schema; gives one record a hit, and one a query that has a reason or no hit. turns:
+        gets this call's turns with the models. Raises TooLarge for several queries whose hits come to more than
+        UNIT_BYTES_MOST."""
         parts: list[pa.Table] = []
         size = 0
         for at in range(0, len(rows), QUERIES_AT_ONCE):
-            parts.append(self._searched(rows.slice(at, QUERIES_AT_ONCE)))
+            parts.append(self._searched(rows.slice(at, QUERIES_AT_ONCE), turns))
             size += parts[-1].nbytes
             if size > UNIT_BYTES_MOST and len(rows) > 1:
                 raise TooLarge(f"the hits of {len(rows):,} queries come to more than {UNIT_BYTES_MOST >> 20} MiB")
         return pa.concat_tables(parts)
 
-    def _searched(self, rows: pa.Table) -> pa.Table:
+    def _searched(self, rows: pa.Table, turns: list[Turn] | None) -> pa.Table:
         good_N = rows["_reason"].is_null().to_numpy()
-        found = iter(self._thread.submit(self._hits, rows["text"].filter(pa.array(good_N)).to_pylist()).result())
+        queries = rows["text"].filter(pa.array(good_N)).to_pylist()
+        found = iter(self._thread.do(lambda: self._hits(queries), turns))
         lists: list[list[Hit]] = [next(found) if good else [] for good in good_N]
         take = np.repeat(np.arange(len(rows)), [max(1, len(hits)) for hits in lists])
         hits: list[Hit | None] = [hit for several in lists for hit in (several or (None,))]

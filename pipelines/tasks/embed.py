@@ -28,7 +28,7 @@ from pipelines.engine.stage import Stage, StageFunction
 from pipelines.errors import ConfigError
 from pipelines.table.schema import TableMetadata, table_schema, with_text
 from pipelines.tasks.chunking import passages
-from pipelines.tasks.replica import Actor, Pool, replica, tokenise_stage
+from pipelines.tasks.replica import CALLS_AT_ONCE, Actor, Pool, replica, tokenise_stage
 from pipelines.tasks.task import ANOTHER_TABLE, Again, Drawn, Soundness, Words
 from pipelines.tasks.write import Results
 
@@ -85,7 +85,7 @@ class EmbedTask:
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         assert spec.dimensions is not None, "resolved"
         tokenise = tokenise_stage(self._tokenise(spec), pool, 4 * spec.dimensions)
-        return [tokenise, pool.stage("embed", lambda: embedder(spec))]
+        return [tokenise, pool.stage("embed", lambda: embedder(spec), CALLS_AT_ONCE)]
 
     def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
         return self._tokenise(spec)(rows)[0]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
 
 from actors.device.refusal import refusal
+from actors.replica.model_thread import Turn
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
+from pipelines.engine import deadline
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
 from pipelines.errors import VectormillError
 
+CALLS_AT_ONCE = 2  # of a replica: while the model is busy with one, the other's rows are unpacked and packed
 TokeniseRows = Callable[[pa.Table], tuple[pa.Table, int, int]]
 
 
@@ -30,8 +34,8 @@ class Pool:
     timeout_seconds: float | None
     memory: int = 0
 
-    def stage(self, name: str, make: Callable[[], StageFunction]) -> Stage:
-        """A stage of these replicas, each made by `make`."""
+    def stage(self, name: str, make: Callable[[], StageFunction], at_once: int = 1) -> Stage:
+        """A stage of these replicas, each made by `make`. at_once: calls that it bears at a time."""
         return Stage(
             name,
             make,
@@ -40,6 +44,7 @@ class Pool:
             num_gpus=self.num_gpus,
             memory=self.memory,
             in_flight=1 if self.isolated else None,
+            at_once=1 if self.isolated else at_once,
             timeout_seconds=self.timeout_seconds,
             rows_may_hang=True,
         )
@@ -55,7 +60,7 @@ def tokenise_stage(tokenise: TokeniseRows, pool: Pool, record_bytes: int) -> Sta
             started = time.perf_counter()
             rows, tokens, truncated = tokenise(parcel.rows)
             counted = Tally(tokens=tokens, truncated=truncated, records=rows.num_rows)
-            yield parcel.after("tokenise", started, rows, counted).bounded(record_bytes)
+            yield parcel.after("tokenise", time.perf_counter() - started, rows, counted).bounded(record_bytes)
 
     return Stage("tokenise", lambda: work, num_cpus=0.5, timeout_seconds=pool.timeout_seconds, rows_may_hang=True)
 
@@ -66,7 +71,7 @@ class Actor(Protocol):
     @property
     def facts(self) -> Mapping[str, str]: ...
 
-    def __call__(self, table: pa.Table, /) -> pa.Table: ...
+    def __call__(self, table: pa.Table, turns: list[Turn], /) -> pa.Table: ...
 
 
 def replica(stage: str, make: Callable[[], Actor]) -> StageFunction:
@@ -84,8 +89,10 @@ def replica(stage: str, make: Callable[[], Actor]) -> StageFunction:
 
     def work(parcels: list[Parcel]) -> Iterable[Item]:
         for parcel in parcels:
-            started = time.perf_counter()
-            yield parcel.after(stage, started, actor(parcel.rows), facts)
+            turns: list[Turn] = []
+            deadline.not_counting(partial(_waited, turns))
+            rows = actor(parcel.rows, turns)
+            yield parcel.after(stage, sum(turn.worked() for turn in turns), rows, facts)
 
     return work
 
@@ -93,3 +100,7 @@ def replica(stage: str, make: Callable[[], Actor]) -> StageFunction:
 def _refusing(bad: ModelError | VectormillError) -> StageFunction:
     kind, why = type(bad), f"a replica refuses to work: {bad}"
     return lambda parcels: [parcel.failed(why, fatal=kind) for parcel in parcels]
+
+
+def _waited(turns: list[Turn]) -> float:
+    return sum(turn.waited() for turn in turns)

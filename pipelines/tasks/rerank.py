@@ -33,7 +33,7 @@ from pipelines.content import row_digests
 from pipelines.engine.stage import Stage, StageFunction
 from pipelines.rows import REASONS
 from pipelines.table.schema import TableMetadata, table_schema, with_text
-from pipelines.tasks.replica import Actor, Pool, replica, tokenise_stage
+from pipelines.tasks.replica import CALLS_AT_ONCE, Actor, Pool, replica, tokenise_stage
 from pipelines.tasks.task import ANOTHER_TABLE, Again, Drawn, Soundness, Words
 from pipelines.tasks.write import Results
 
@@ -73,7 +73,7 @@ class RerankTask:
 
     def stages(self, spec: ModelSpec, pool: Pool) -> list[Stage]:
         tokenise = tokenise_stage(self._tokenise(spec), pool, 4 * len(self.results.columns))
-        return [tokenise, pool.stage("rerank", lambda: reranker(spec))]
+        return [tokenise, pool.stage("rerank", lambda: reranker(spec), CALLS_AT_ONCE)]
 
     def passages(self, spec: ModelSpec, rows: pa.Table) -> pa.Table:
         return self._tokenise(spec)(rows)[0]

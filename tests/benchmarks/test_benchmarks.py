@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.watched import Call, cores_used
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -121,3 +123,25 @@ def test_search():
         assert found[side]["hybrid_p50_ms"] > 0
     assert found["ours"]["bytes"] > 1500 * 32
     assert found["ours"]["build_peak_mb"] > 0
+
+
+@pytest.mark.slow
+def test_overlap():
+    """One replica through Ray, with one call at a time and with two."""
+    found = run("overlap", "--seconds", "0.1", "--calls", "6", "--rounds", "1")
+    (size,) = found["sizes"]
+    assert size["rows_a_call"] == 547
+    for (each,) in size["each"].values():
+        assert 0 < each["busy_share"] <= 1
+        assert each["seconds"] >= 6 * 0.1
+    assert set(size["busy_share"]) == {"1", "2"}
+
+
+def test_what_overlaps_counts_once():
+    def call(process, begin, end, cpu_begin, cpu_end):
+        return Call(begin, end, 1.0, cpu_begin, cpu_end, 0, process)
+
+    apart = [call(1, 0, 2, 0, 2), call(1, 3, 5, 7, 8), call(2, 0, 4, 0, 4)]
+    assert cores_used(apart) == (2 + 1 + 4) / (2 + 2 + 4)
+    two_at_a_time = [call(1, 0, 2, 0, 2), call(1, 1, 4, 1, 5), call(1, 2, 3, 2, 4), call(1, 6, 7, 6, 7)]
+    assert cores_used(two_at_a_time) == (5 + 1) / (4 + 1)

@@ -73,7 +73,7 @@ def without_numbers(spec, marker=None):
     """A replica all of whose vectors are NaN once it has started; with a marker only the first such replica."""
     work = embedder(spec)
     if marker is None or not marker.exists():
-        FakeEmbedModel.to_host = lambda self, pending: np.full_like(pending, np.nan)
+        FakeEmbedModel.to_host = lambda self, pending: np.full_like(pending.values, np.nan)
         if marker is not None:
             marker.touch()
     return work
@@ -101,21 +101,21 @@ def test_inline_a_replica_whose_every_vector_is_nan_ends_the_run(tmp_path, monke
 
 def nan_for(spec, share):
     """A model that gives NaN for texts it does not like, and is right about a known text."""
-    work, honest = embedder(spec), FakeEmbedModel.encode
+    work, honest = embedder(spec), FakeEmbedModel.vectors
 
-    def encode(self, ids_T, lengths_N):
+    def vectors(self, ids_T, lengths_N):
         vectors_ND = honest(self, ids_T, lengths_N)
         if len(lengths_N) > 1:
             vectors_ND[: int(share * len(lengths_N))] = np.nan
         return vectors_ND
 
-    FakeEmbedModel.encode = encode
+    FakeEmbedModel.vectors = vectors
     return work
 
 
 def test_rows_that_give_nan_are_recorded_and_too_many_stop_the_run(tmp_path, monkeypatch):
     write_parquet(tmp_path / "corpus")
-    monkeypatch.setattr(FakeEmbedModel, "encode", FakeEmbedModel.encode)
+    monkeypatch.setattr(FakeEmbedModel, "vectors", FakeEmbedModel.vectors)
     faulty(monkeypatch, nan_for, share=1)
     config = job(tmp_path, run={"max_bad_rows": 20})
     with pytest.raises(Incomplete, match=r"rows have no vector, more than run.max_bad_rows.*non_finite"):

@@ -37,7 +37,7 @@ class Device:
     def to_host(self, pending: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         self._held -= len(pending[0])
         self._in_flight -= 1
-        return self._fake.encode(*pending)
+        return self._fake.vectors(*pending)
 
 
 def embedder_on(device: Device, budget: int) -> Embedder:

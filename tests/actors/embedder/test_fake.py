@@ -5,8 +5,10 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.fake import FakeEmbedModel
 from actors.embedder.reference import EmbedReference
 from actors.spec import ModelSpec
 
@@ -42,3 +44,19 @@ def test_the_fake_runs_at_the_speed_asked() -> None:
     begin = time.perf_counter()
     embedder.embed_documents(["one two three four five six seven eight nine"] * 40)
     assert 0.2 <= time.perf_counter() - begin < 5
+
+
+def test_only_the_result_is_waited_for() -> None:
+    """The simulated device is busy until it has done what was queued, one micro-batch after the other."""
+    model = FakeEmbedModel(64, tokens_per_second=20)
+    begin = time.perf_counter()
+    first, second = (model.encode(np.arange(20), np.array([20])) for _ in range(2))
+    assert time.perf_counter() - begin < 1.0
+    assert second.at - first.at == pytest.approx(1.0)
+    np.testing.assert_array_equal(model.to_host(second), model.vectors(np.arange(20), np.array([20])))
+    assert time.perf_counter() - begin >= 2.0 - 1e-3
+    assert model.device.busy_seconds == pytest.approx(model.device.free - model.device.began)
+    time.sleep(0.1)
+    model.encode(np.arange(1), np.array([1]))
+    idle = model.device.free - model.device.began - model.device.busy_seconds
+    assert idle >= 0.1 - 1e-3

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.fake import FakeEmbedModel
 from actors.replica.embed import EmbedActor
 from actors.spec import ModelSpec, ReplicaBroken
 from actors.tokenizer.text import TextTokenizer
+from tests.support.spoilt import spoil
 
 TEXTS = ["the cat sat", "the dog sat", "quantum field theory", "", "the cat sat on the mat " * 50]
 FAKE = ModelSpec("fake")
@@ -57,15 +59,12 @@ def test_nothing_to_embed(texts: list[None]) -> None:
 
 def test_vectors_that_cannot_be_used_get_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     actor = EmbedActor(FAKE)
-    honest = actor._embedder.embed
 
-    def faulty(ids, offsets):
-        vectors = honest(ids, offsets)
+    def hand(vectors):
         if len(vectors) == 4:  # the rows, not the known text
             vectors[0, 3], vectors[1], vectors[2, 0] = np.nan, 0, np.inf
-        return vectors
 
-    monkeypatch.setattr(actor._embedder, "embed", faulty)
+    spoil(monkeypatch, actor._embedder, hand)
     out = actor(table_of([None, "a", "b", "c", "d"]))
     assert out["_reason"].to_pylist() == ["undecodable", "non_finite", "non_finite", "non_finite", None]
     assert [vector is None for vector in out["vector"].to_pylist()] == [True, True, True, True, False]
@@ -76,14 +75,11 @@ def test_vectors_that_cannot_be_used_get_a_reason(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])
 def test_a_replica_that_fails_on_a_known_text_is_broken_and_blames_no_row(monkeypatch, value) -> None:
     actor = EmbedActor(FAKE)
-    honest = actor._embedder.embed
 
-    def broken(ids, offsets):
-        vectors = honest(ids, offsets)
+    def hand(vectors):
         vectors[:1] = value
-        return vectors
 
-    monkeypatch.setattr(actor._embedder, "embed", broken)
+    spoil(monkeypatch, actor._embedder, hand)
     with pytest.raises(ReplicaBroken, match="1 of 3 vectors are not finite or all zero, and so is that of a known"):
         actor(table_of(["a", "b", "c"]))
 
@@ -102,29 +98,25 @@ def test_a_real_model() -> None:
     np.testing.assert_allclose(found, Embedder(spec).embed_documents(["Paris", "a river"]), atol=1e-5)
 
 
-def test_model_is_built_and_called_in_one_thread(monkeypatch):
+def test_model_is_built_and_called_in_one_thread():
     """Engines build a replica in one thread and call it from others; the model must not notice."""
     threads = set()
 
-    class Noting(Embedder):
-        def __init__(self, spec):
+    class Noting(FakeEmbedModel):
+        def __init__(self, dimensions):
             threads.add(threading.get_ident())
-            super().__init__(spec)
+            super().__init__(dimensions)
 
-        def embed(self, ids, offsets):
+        def encode(self, *batch):
             threads.add(threading.get_ident())
-            return super().embed(ids, offsets)
+            return super().encode(*batch)
 
-    monkeypatch.setattr("actors.replica.embed.Embedder", Noting)
-    actor = EmbedActor(ModelSpec("fake"))
-    table = pa.table(
-        {
-            "_ids": pa.array([[1, 2]], pa.list_(pa.int32())),
-            "_reason": pa.array([None], pa.string()),
-            "_detail": pa.array([None], pa.string()),
-        }
-    )
+        def to_host(self, pending):
+            threads.add(threading.get_ident())
+            return super().to_host(pending)
+
+    actor = EmbedActor(FAKE, lambda spec: Embedder(spec, load=lambda spec, resolved: Noting(resolved.dimensions)))
     with ThreadPoolExecutor() as pool:
-        list(pool.map(actor, [table] * 4))
+        list(pool.map(actor, [table_of(["a", "b"])] * 4))
     assert len(threads) == 1
     assert threading.get_ident() not in threads

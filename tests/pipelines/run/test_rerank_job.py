@@ -28,6 +28,7 @@ from pipelines.tasks.rerank import TokenisePairs, one_a_candidate
 from tests.support.bulk_jobs import pairs, records_of, rerank_job, rewritten, vectormill_killed_at
 from tests.support.commands import call, refused
 from tests.support.jobs import Said, job, run, write_jsonl, write_parquet
+from tests.support.spoilt import spoil
 
 SAMPLE = "sample scored again"
 TWICE, WRITTEN = "each record once", "records as they were written"
@@ -218,21 +219,17 @@ def test_one_a_candidate_of_rows_without_any():
 
 
 def test_a_logit_that_is_not_finite_is_recorded(tmp_path, corpus, monkeypatch):
-    real = Reranker.score_encoded
-
-    def score(self, encoded, reuse_prefix=True):
-        logits = real(self, encoded, reuse_prefix)
+    def hand(logits):
         if len(logits) > 1:  # not the known pair
             logits[0] = np.nan
-        return logits
 
-    monkeypatch.setattr(Reranker, "score_encoded", score)
+    spoil(monkeypatch, Reranker, hand)
     certificate = run(rerank_job(tmp_path))
     assert (certificate.adds_up, certificate.reasons) == (True, {"non_finite": 8}), "one in each of eight units"
 
 
 def test_a_replica_that_gives_no_number_at_all_is_broken(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(Reranker, "score_encoded", lambda self, e: np.full(len(e.query_of), np.nan, np.float32))
+    spoil(monkeypatch, Reranker, lambda logits: logits.fill(np.nan))
     with pytest.raises(Exception, match="neither is that of a known pair: this replica's device or memory is broken"):
         run(rerank_job(tmp_path))
 
