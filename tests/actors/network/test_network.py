@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from actors.embedder.embedder import Embedder
 from actors.embedder.reference import EmbedReference
-from actors.network import attention
-from actors.network.network import Qwen3Network, TransformersNetwork
+from actors.network import attention, flash
+from actors.network.network import Qwen3Network, TransformersNetwork, load_network
 from actors.network.qwen3_weights import Geometry, unsupported
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
@@ -123,6 +123,28 @@ def test_the_kernel_for_cuda_is_asked_for_the_same(
     embedder._model._network._varlen = True
     np.testing.assert_allclose(embedder.embed_documents(TEXTS), plain(folders[name], TEXTS), atol=1e-5)
     assert len(calls) == AutoConfig.from_pretrained(folders[name]).num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", ["fused", "transformers"])
+@torch.inference_mode()
+def test_fa3_waits_until_the_reference_was_asked(
+    folders: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the place of the kernel below SDPA, with which the reference computes, too."""
+    tried: list[str] = []
+    monkeypatch.setattr(flash, "prefer_fa3", tried.append)
+    if kind == "fused":
+        network = Qwen3Network(filled(SMALL), varlen=True)
+    else:
+        network = load_network(folders["bert"], load_recipe(folders["bert"]), "cpu", "float32")
+        network._varlen = True
+    network.plain(np.array([1, 2, 3]))
+    assert tried == []
+    network.start()
+    assert tried == ["cpu"]
+    network._varlen = False
+    network.start()
+    assert tried == ["cpu"], "on a CPU, and in float32"
 
 
 @pytest.mark.gpu
