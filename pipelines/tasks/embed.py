@@ -10,7 +10,7 @@ Legend: N records, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -225,6 +225,10 @@ def _tokenizer(spec: ModelSpec) -> TextTokenizer:
 
 def embedder(spec: ModelSpec) -> StageFunction:
     """One replica of an embedder."""
-    from actors.replica.embed import EmbedActor  # torch: only where vectors are made
 
-    return replica("embed", partial(EmbedActor, spec))
+    def load() -> Callable[[pa.Table], pa.Table]:
+        from actors.replica.embed import EmbedActor  # torch: only where vectors are made
+
+        return EmbedActor(spec)
+
+    return replica("embed", load)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from actors.device.allocator import ask_for_growing_segments
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
 from pipelines.engine.stage import Item, Parcel, Stage, StageFunction, Tally
@@ -58,7 +59,8 @@ def tokenise_stage(tokenise: TokeniseRows, pool: Pool, record_bytes: int) -> Sta
 def replica(stage: str, make: Callable[[], Callable[[pa.Table], pa.Table]]) -> StageFunction:
     """The function of a stage whose model `make` loads. If the model refuses to work (wrong weights, failed self-check,
     a device that is broken from the start, a table it cannot search) every parcel says so and the run stops. Later the
-    function raises ReplicaBroken when its process must be replaced."""
+    function raises ReplicaBroken when its process must be replaced. `make` imports torch, if any does."""
+    ask_for_growing_segments()
     try:
         actor = make()
     except (ModelError, VectormillError) as bad:

@@ -13,8 +13,9 @@ Legend: N rows or records.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,10 @@ def _prompt(spec: ModelSpec) -> RerankPrompt:
 
 def reranker(spec: ModelSpec) -> StageFunction:
     """One replica of a reranker."""
-    from actors.replica.rerank import RerankActor  # torch: only where scores are made
 
-    return replica("rerank", partial(RerankActor, spec))
+    def load() -> Callable[[pa.Table], pa.Table]:
+        from actors.replica.rerank import RerankActor  # torch: only where scores are made
+
+        return RerankActor(spec)
+
+    return replica("rerank", load)
