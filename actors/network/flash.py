@@ -9,13 +9,15 @@ Legend: n sequences; T tokens that ask, K keys; H query heads, G key heads, D he
 """
 
 import importlib.util
-import warnings
+import logging
 from collections.abc import Iterator
 
 import torch
 from torch.nn import attention as torch_attention
 
 from actors.spec import ModelError
+
+log = logging.getLogger("vectormill.device")
 
 FA3, FA3_MODULE = "FA3", "flash_attn_interface"
 FA3_CAPABILITY = (9, 0)
@@ -89,7 +91,7 @@ def prefer_fa3(device: str) -> None:
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if torch_attention.current_flash_attention_impl() is not None:
         torch_attention.restore_flash_attention_impl()
-    warnings.warn(f"FA3 ({FA3_MODULE}) is not used on {device}, FA2 is: {why}", stacklevel=2)
+    log.warning(f"FA3 ({FA3_MODULE}) is not used on {device}, FA2 is: {why}")
 
 
 def _samples(device: str) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from actors import packed
-from actors.network import attention, flash, pooling
+from actors.network import attention, pooling
 from actors.network.attention import to_device
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3 import Qwen3
@@ -37,8 +37,7 @@ class Network(Protocol):
         """The last hidden states of one sequence, [T, H], the slow way. Only before `start`."""
 
     def start(self) -> None:
-        """To be called once, before the first `pooled`: what must not happen before `plain` was asked, such as FA3,
-        which would take the place of SDPA's kernel too."""
+        """To be called once, before the first `pooled`: what must not happen before `plain` was asked."""
 
 
 def load_network(folder: Path, recipe: Recipe, device: str, dtype: str) -> Network:
@@ -82,8 +81,6 @@ class Qwen3Network:
 
     def start(self) -> None:
         self._reference = None
-        if self._varlen:
-            flash.prefer_fa3(self._weights.device)
         if self._in_8_bits:
             self._weights.to_8_bits()
             self._qwen3 = Qwen3(self._weights)
@@ -108,8 +105,6 @@ class TransformersNetwork:
         return self._states(to_device(ids_T.astype(np.int64), self._device))
 
     def start(self) -> None:
-        if self._varlen:
-            flash.prefer_fa3(self._device)
         self._model.set_attn_implementation(attention.NAME)
 
     def _states(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:

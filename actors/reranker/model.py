@@ -66,7 +66,7 @@ class RerankModel:
         constant on a CPU.
         """
         self._reference = None
-        if self._varlen:
+        if self.device.startswith("cuda"):  # not before the reference was asked, as in embedder/model.py
             flash.prefer_fa3(self.device)
         if self.dtype == "float8":
             self._weights.to_8_bits()

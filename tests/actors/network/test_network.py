@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.model import EmbedModel
 from actors.embedder.reference import EmbedReference
 from actors.network import attention, flash
-from actors.network.network import Qwen3Network, TransformersNetwork, load_network
+from actors.network.network import Qwen3Network, TransformersNetwork
 from actors.network.qwen3_weights import Geometry, unsupported
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
@@ -125,26 +126,27 @@ def test_the_kernel_for_cuda_is_asked_for_the_same(
     assert len(calls) == AutoConfig.from_pretrained(folders[name]).num_hidden_layers
 
 
-@pytest.mark.parametrize("kind", ["fused", "transformers"])
-@torch.inference_mode()
-def test_fa3_waits_until_the_reference_was_asked(
-    folders: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+def test_fa3_is_tried_on_cuda_once_the_reference_was_asked(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would take the place of the kernel below SDPA, with which the reference computes, too."""
-    tried: list[str] = []
-    monkeypatch.setattr(flash, "prefer_fa3", tried.append)
-    if kind == "fused":
-        network = Qwen3Network(filled(SMALL), varlen=True)
-    else:
-        network = load_network(folders["bert"], load_recipe(folders["bert"]), "cpu", "float32")
-        network._varlen = True
-    network.plain(np.array([1, 2, 3]))
-    assert tried == []
-    network.start()
-    assert tried == ["cpu"]
-    network._varlen = False
-    network.start()
-    assert tried == ["cpu"], "on a CPU, and in float32"
+    order: list[str] = []
+    monkeypatch.setattr(flash, "prefer_fa3", order.append)
+    honest, start = EmbedModel.reference, EmbedModel.start
+    monkeypatch.setattr(EmbedModel, "reference", lambda *given: (order.append("reference"), honest(*given))[1])
+    spec = replace(spec_of(folders["bert"]), token_budget=512)
+    Embedder(spec)
+    assert set(order) == {"reference"}, "on a CPU"
+
+    def on_cuda(model: EmbedModel, budget: int | None) -> None:
+        model._on_cuda = True
+        start(model, budget)
+
+    monkeypatch.setattr(EmbedModel, "start", on_cuda)
+    order.clear()
+    Embedder(spec)
+    assert order == ["reference"] * (len(order) - 1) + ["cpu"]
+    assert len(order) > 1
 
 
 @pytest.mark.gpu

@@ -239,14 +239,14 @@ def test_other_weights_than_expected(tiny: Path) -> None:
         Reranker(spec(tiny, digest="0" * 64))
 
 
-def test_fa3_is_tried_where_the_kernel_of_a_gpu_attends(tied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fa3_is_tried_on_cuda(tied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tried = Reranker(spec(tied))._model, []
     monkeypatch.setattr(flash, "prefer_fa3", tried.append)
     model.start(64, 64)
     assert tried == []
-    monkeypatch.setattr(model, "_varlen", True)
+    monkeypatch.setattr(model, "device", "cuda:1")
     model.start(64, 64)
-    assert tried == ["cpu"]
+    assert tried == ["cuda:1"]
 
 
 def test_what_is_no_number_is_never_first(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
