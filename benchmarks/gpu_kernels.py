@@ -11,7 +11,7 @@ import torch
 
 from actors.network.kernels import plain
 from actors.network.kernels.choose import choose
-from actors.network.kernels.operations import Kernels, Quantised, Rotation
+from actors.network.kernels.operations import Heads, Kernels, Quantised, Rotation
 from benchmarks import machine as hardware
 
 SEED = 1
@@ -57,7 +57,8 @@ def inputs_of(dry: bool) -> dict[str, tuple[Any, ...]]:
     return {
         "rms_norm": (normal(tokens, 1024), weight, 1e-6),
         "rms_norm_8": (normal(tokens, 1024), weight, 1e-6),
-        "norm_rope_": (normal(tokens, 32, 128)[:, :16], weight[:128].contiguous(), 1e-6, rotation),
+        "add_rms_norm_8": (normal(tokens, 1024), normal(tokens, 1024), weight, 1e-6),
+        "norm_rope_": (Heads(normal(tokens, 32, 128)[:, :24], queries=16), weight[:256].view(2, 128), 1e-6, rotation),
         "silu_mul": (normal(tokens, 6144),),
         "silu_mul_8": (normal(tokens, 6144),),
         "quantise": (normal(tokens, 2048),),
@@ -88,8 +89,11 @@ def _operation(ours: Kernels, name: str, inputs: tuple[Any, ...], where: str) ->
 def _output(module: Kernels, name: str, inputs: tuple[Any, ...]) -> torch.Tensor:
     first = inputs[0]
     if name == "norm_rope_":  # in place, on a slice of wider rows as in the model
-        wide = torch.cat([inputs[0], inputs[0]], dim=1)
-        first = wide[:, : inputs[0].shape[1]]
-    given = getattr(module, name)(first, *inputs[1:])
-    found = first if given is None else given
-    return (found.values.float() * found.scale if isinstance(found, Quantised) else found).float()
+        wide = torch.cat([first.x, first.x], dim=1)
+        first = first._replace(x=wide[:, : first.x.shape[1]])
+        getattr(module, name)(first, *inputs[1:])
+        return first.x.float()
+    if name == "add_rms_norm_8":
+        first = first.clone()
+    found = getattr(module, name)(first, *inputs[1:])
+    return found.values.float() * found.scale if isinstance(found, Quantised) else found.float()

@@ -9,7 +9,7 @@ import torch
 from actors.device import memory
 from actors.device.auto import resolve_dtype
 from actors.device.device import Pending, prepare, send_home, to_host, translated
-from actors.network import pooling
+from actors.network import flash, pooling
 from actors.network.fast_paths import facts
 from actors.network.network import Network, load_network
 from actors.spec import ModelSpec
@@ -50,6 +50,8 @@ class EmbedModel:
     def start(self, token_budget: int | None) -> None:
         """Gets ready to encode. token_budget None: measured on CUDA, a constant on a CPU."""
         self._network.start()
+        if self._on_cuda:  # not before the reference was asked: SDPA, with which it computes, would take FA3 too
+            flash.prefer_fa3(self._device)
         if token_budget is not None:
             self.token_budget = token_budget
         elif self._on_cuda:

@@ -3,7 +3,7 @@
 All sequences of a micro-batch lie one behind the other; a Packing says which tokens ask and which keys they see. Used
 as an attention function of transformers' models, and directly by actors/network/qwen3.py.
 
-    CUDA, half precision:   torch.nn.attention.varlen, one kernel for all sequences
+    CUDA, half precision:   torch.nn.attention.varlen, one kernel for all sequences (flash.py)
     CPU, or CUDA float32:   neighbours of equal lengths share one SDPA call (2.1x the padded speed of MiniLM on a CPU
                             core, measured with micro-batches sorted by length)
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from actors.network import flash
 from actors.spec import ModelError
 
 NAME = "vectormill_packed"
@@ -192,7 +193,10 @@ def _varlen(
 
 @functools.cache
 def varlen_function() -> Callable[..., Any]:
-    """torch's variable-length attention. Raises ModelError when this torch has none with a window."""
+    """torch's variable-length attention, by its operator where that is the one we know.
+
+    Raises ModelError when this torch has none with a window.
+    """
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
@@ -201,7 +205,7 @@ def varlen_function() -> Callable[..., Any]:
         ) from error
     if "window_size" not in inspect.signature(varlen_attn).parameters:
         raise ModelError(f"torch {torch.__version__}: its variable-length attention is too old, use 2.11 or later")
-    return varlen_attn
+    return flash.varlen if flash.is_known() else varlen_attn
 
 
 @functools.cache

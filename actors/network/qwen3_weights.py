@@ -24,8 +24,8 @@ LAYER_PARTS = {  # name in the file, of a layer -> (fused tensor, slot in it)
     "self_attn.q_proj.weight": ("qkv", "q"),
     "self_attn.k_proj.weight": ("qkv", "k"),
     "self_attn.v_proj.weight": ("qkv", "v"),
-    "self_attn.q_norm.weight": ("q_norm", None),
-    "self_attn.k_norm.weight": ("k_norm", None),
+    "self_attn.q_norm.weight": ("head_norms", "of q"),
+    "self_attn.k_norm.weight": ("head_norms", "of k"),
     "self_attn.o_proj.weight": ("out", None),
     "post_attention_layernorm.weight": ("before_mlp", None),
     "mlp.gate_proj.weight": ("gate_up", "gate"),
@@ -115,12 +115,9 @@ class Matrix:
             return x @ self.weight.t()
         return self._times_8(x)
 
-    def add_to(self, sums: torch.Tensor, x: torch.Tensor | Quantised) -> None:
-        """sums [T, N] += x W^T, in place."""
-        if isinstance(x, Quantised):
-            sums += self._times_8(x)
-        else:
-            sums.addmm_(x, self.weight.t())
+    def add_to(self, sums: torch.Tensor, x: torch.Tensor) -> None:
+        """sums [T, N] += x W^T, in place, inside the product. Not in 8 bits, whose product cannot add."""
+        sums.addmm_(x, self.weight.t())
 
     def _times_8(self, x: Quantised) -> torch.Tensor:
         assert self.scale is not None
@@ -136,7 +133,8 @@ class Matrix:
 
 @dataclass
 class Layer:
-    """The weights of one layer: qkv [(h+2g)D, H], out [H, hD], gate_up [2F, H], down [H, F], norms."""
+    """The weights of one layer: qkv [(h+2g)D, H], out [H, hD], gate_up [2F, H], down [H, F], norms [H], and the norms
+    of the heads of queries and of keys, [2, D]."""
 
     qkv: Matrix
     out: Matrix
@@ -144,8 +142,7 @@ class Layer:
     down: Matrix
     before_attention: torch.Tensor
     before_mlp: torch.Tensor
-    q_norm: torch.Tensor
-    k_norm: torch.Tensor
+    head_norms: torch.Tensor
 
 
 class Weights:
@@ -167,8 +164,7 @@ class Weights:
                 down=Matrix(self._empty(g.hidden, g.intermediate)),
                 before_attention=self._empty(g.hidden),
                 before_mlp=self._empty(g.hidden),
-                q_norm=self._empty(g.head_size),
-                k_norm=self._empty(g.head_size),
+                head_norms=self._empty(2, g.head_size),
             )
             for _ in range(g.layers)
         ]
@@ -208,7 +204,9 @@ class Weights:
         """Every weight under transformers' name, as views of this model's memory (before `to_8_bits`)."""
         g = self.geometry
         q, kv, f = g.q_width, g.kv_width, g.intermediate
-        slots = {
+        slots: dict[str, slice | int] = {
+            "of q": 0,
+            "of k": 1,
             "q": slice(0, q),
             "k": slice(q, q + kv),
             "v": slice(q + kv, q + 2 * kv),

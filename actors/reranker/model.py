@@ -16,7 +16,7 @@ import torch
 from actors.device import memory
 from actors.device.auto import resolve_dtype
 from actors.device.device import Pending, prepare, send_home, to_host, translated
-from actors.network import attention
+from actors.network import attention, flash
 from actors.network.attention import to_device
 from actors.network.fast_paths import facts, variable_lengths
 from actors.network.qwen3 import Qwen3
@@ -66,6 +66,8 @@ class RerankModel:
         constant on a CPU.
         """
         self._reference = None
+        if self.device.startswith("cuda"):  # not before the reference was asked, as in embedder/model.py
+            flash.prefer_fa3(self.device)
         if self.dtype == "float8":
             self._weights.to_8_bits()
             self._qwen3 = Qwen3(self._weights)

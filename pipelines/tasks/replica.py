@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from actors.device.allocator import ask_for_growing_segments
 from actors.device.refusal import refusal
 from actors.replica.model_thread import Turn
 from actors.spec import ModelError
@@ -79,6 +80,7 @@ def replica(stage: str, make: Callable[[], Actor]) -> StageFunction:
     self-check, a device that is broken from the start, a table it cannot search) or cannot be set up for whatever
     reason, every parcel says so and the run stops: another process would meet the same. Later the function raises
     ReplicaBroken when its process must be replaced."""
+    ask_for_growing_segments()  # before `make` imports torch
     try:
         actor = make()
     except (ModelError, VectormillError) as bad:

@@ -18,22 +18,28 @@ from actors.network.kernels import triton as kernels
 
 NORM = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "scales": "*bf16", "eps": "fp32", "width": "i32"}
 NORM_8 = {**NORM, "out": "*fp8e4nv", "scales": "*fp32"}
-ROPE = {"x": "*bf16", "weight": "*bf16", "cos": "*fp32", "sin": "*fp32", "positions": "*i64", "eps": "fp32"}
-ROPE |= {"stride": "i32", "heads": "i32"}
+ADD_8 = {"x": "*bf16", "addend": "*bf16", "weight": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "eps": "fp32"}
+ADD_8 |= {"width": "i32"}
+ROPE = {"x": "*bf16", "weights": "*bf16", "cos": "*fp32", "sin": "*fp32", "positions": "*i64", "eps": "fp32"}
+ROPE |= {"stride": "i32", "queries": "i32", "keys": "i32"}
 GATE = {"gate_up": "*bf16", "out": "*bf16", "width": "i32"}
 GATE_8 = {"gate_up": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "width": "i32"}
 EIGHT = {"x": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "width": "i32"}
 
-CASES = [  # kernel, types, constants (those of the 0.6B and the 8B model), warps; 8-bit floats exist from 8.9 on
-    (kernels._rms_norm, NORM, {"BLOCK": 1024, "EIGHT": False}, 4, 80),
-    (kernels._rms_norm, NORM, {"BLOCK": 4096, "EIGHT": False}, 8, 90),
-    (kernels._rms_norm, NORM_8, {"BLOCK": 4096, "EIGHT": True}, 8, 90),
-    (kernels._norm_rope, ROPE, {"HEADS": 16, "HALF": 64}, 4, 80),
-    (kernels._norm_rope, ROPE, {"HEADS": 32, "HALF": 64}, 4, 90),
-    (kernels._silu_mul, GATE, {"BLOCK": 1024}, 4, 80),
-    (kernels._silu_mul, GATE, {"BLOCK": 1024}, 4, 90),
-    (kernels._silu_mul_8, GATE_8, {"BLOCK": 16384}, 8, 90),
-    (kernels._quantise, EIGHT, {"BLOCK": 4096}, 8, 90),
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+CASES = [  # kernel, types, constants (those of the 0.6B and the 8B model), warps, the least capability
+    (kernels._rms_norm, NORM, {"BLOCK": 1024, "EIGHT": False}, 4, 75),
+    (kernels._rms_norm, NORM, {"BLOCK": 4096, "EIGHT": False}, 8, 75),
+    (kernels._rms_norm, NORM_8, {"BLOCK": 4096, "EIGHT": True}, 8, 89),  # 8-bit floats exist from 8.9 on
+    (kernels._add_rms_norm_8, ADD_8, {"BLOCK": 1024}, 4, 89),
+    (kernels._add_rms_norm_8, ADD_8, {"BLOCK": 4096}, 8, 89),
+    (kernels._norm_rope, ROPE, {"QUERIES": 16, "KEYS": 8, "HALF": 64}, 4, 75),
+    (kernels._norm_rope, ROPE, {"QUERIES": 32, "KEYS": 8, "HALF": 64}, 4, 75),
+    (kernels._norm_rope, ROPE, {"QUERIES": 0, "KEYS": 8, "HALF": 64}, 4, 75),
+    (kernels._norm_rope, ROPE, {"QUERIES": 32, "KEYS": 0, "HALF": 64}, 4, 75),
+    (kernels._silu_mul, GATE, {"BLOCK": 1024}, 4, 75),
+    (kernels._silu_mul_8, GATE_8, {"BLOCK": 16384}, 8, 89),
+    (kernels._quantise, EIGHT, {"BLOCK": 4096}, 8, 89),
 ]
 
 
@@ -61,4 +67,5 @@ def compile_one(kernel, types, constants, warps, capability) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps([compile_one(*case) for case in CASES]))
+    made = [compile_one(*case, on) for *case, least in CASES for on in CAPABILITIES if on >= least]
+    print(json.dumps(made))

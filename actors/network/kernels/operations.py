@@ -2,7 +2,7 @@
 
 A Quantised is a matrix in 8 bits with one scale a row.
 
-Legend: T tokens, H width, D head size, P positions.
+Legend: T tokens, H width, h heads, D head size, P positions.
 """
 
 from typing import NamedTuple, Protocol
@@ -29,6 +29,13 @@ class Rotation(NamedTuple):
     positions: torch.Tensor
 
 
+class Heads(NamedTuple):
+    """x [T, h, D], maybe a slice of wider rows: the first `queries` of the h heads are of queries, the rest of keys."""
+
+    x: torch.Tensor
+    queries: int
+
+
 class Kernels(Protocol):
     """The operations, by whichever module provides them."""
 
@@ -36,7 +43,9 @@ class Kernels(Protocol):
 
     def rms_norm_8(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised: ...
 
-    def norm_rope_(self, x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None: ...
+    def add_rms_norm_8(self, x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised: ...
+
+    def norm_rope_(self, heads: Heads, weights: torch.Tensor, eps: float, rotation: Rotation) -> None: ...
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
 

@@ -8,7 +8,7 @@ Legend: T tokens, H width, h heads, D head size, F width of the MLP.
 import torch
 import torch.nn.functional as F
 
-from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Quantised, Rotation
+from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Heads, Quantised, Rotation
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -21,11 +21,20 @@ def rms_norm_8(x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
     return quantise(_normed(x, weight, eps))
 
 
-def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None:
-    """x [T, h, D], in place: each head normed by `rms_norm` with weight [D], then rotated by its token's position."""
-    first, second = _normed(x, weight, eps).chunk(2, dim=-1)
+def add_rms_norm_8(x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
+    """x [T, H] += addend [T, H], in place and rounded to the dtype of x; then `rms_norm_8` of it."""
+    return rms_norm_8(x.add_(addend), weight, eps)
+
+
+def norm_rope_(heads: Heads, weights: torch.Tensor, eps: float, rotation: Rotation) -> None:
+    """In place: each head normed by `rms_norm`, then rotated by its token's position.
+
+    weights [2, D]: of the norm of queries, then of keys.
+    """
     cos, sin = (table[rotation.positions].unsqueeze(1) for table in (rotation.cos, rotation.sin))
-    x.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1))
+    for x, weight in zip((heads.x[:, : heads.queries], heads.x[:, heads.queries :]), weights, strict=True):
+        first, second = _normed(x, weight, eps).chunk(2, dim=-1)
+        x.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1))
 
 
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:

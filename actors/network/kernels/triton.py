@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Quantised, Rotation
+from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Heads, Quantised, Rotation
 
 FEW, MANY = 4, 8  # warps for rows of up to 2,048 values, and for longer ones
 COLUMNS = 1024  # of the gate that one program multiplies
@@ -34,13 +34,29 @@ def rms_norm_8(x: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
     return out
 
 
-def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None:
-    """As plain.norm_rope_; x [T, h, D] may be a slice of wider rows."""
-    tokens, heads, size = x.shape
+def add_rms_norm_8(x: torch.Tensor, addend: torch.Tensor, weight: torch.Tensor, eps: float) -> Quantised:
+    """As plain.add_rms_norm_8; x and addend [T, H] contiguous."""
+    assert x.is_contiguous()
+    assert addend.is_contiguous()
+    assert addend.shape == x.shape, (addend.shape, x.shape)
+    out, width = _empty_8(x.shape[0], x.shape[1], x.device), x.shape[1]
+    _add_rms_norm_8[(x.shape[0],)](
+        x, addend, weight, *out, eps, width, triton.next_power_of_2(width), num_warps=_warps(width)
+    )
+    return out
+
+
+def norm_rope_(heads: Heads, weights: torch.Tensor, eps: float, rotation: Rotation) -> None:
+    """As plain.norm_rope_, in one launch: queries and keys of a token lie side by side, and cos and sin serve both."""
+    x, queries = heads
+    tokens, count, size = x.shape
     assert x.stride()[1:] == (size, 1), x.stride()
     assert size == triton.next_power_of_2(size), size
+    assert weights.is_contiguous()
+    assert weights.shape == (2, size), weights.shape
+    blocks = (triton.next_power_of_2(queries), triton.next_power_of_2(count - queries))
     _norm_rope[(tokens,)](
-        x, weight, *rotation, eps, x.stride(0), heads, triton.next_power_of_2(heads), size // 2, num_warps=FEW
+        x, weights, *rotation, eps, x.stride(0), queries, count - queries, *blocks, size // 2, num_warps=FEW
     )
 
 
@@ -106,23 +122,62 @@ def _rms_norm(x, weight, out, scales, eps, width, BLOCK: tl.constexpr, EIGHT: tl
 
 
 @triton.jit
-def _norm_rope(x, weight, cos, sin, positions, eps, stride, heads, HEADS: tl.constexpr, HALF: tl.constexpr):
+def _add_rms_norm_8(x, addend, weight, out, scales, eps, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < width
+    value = tl.load(x + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(addend + row * width + at, mask=inside, other=0.0).to(tl.float32)
+    rounded = value.to(x.dtype.element_ty)
+    tl.store(x + row * width + at, rounded, mask=inside)
+    # What the next layer will read is normed, not what was rounded away.
+    value = rounded.to(tl.float32)
+    value = value * tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    value = value * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    _store_8(value, out, scales, row, at, inside, width)
+
+
+@triton.jit
+def _norm_rope(
+    x,
+    weights,
+    cos,
+    sin,
+    positions,
+    eps,
+    stride,
+    queries,
+    keys,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, HALF)[None, :]
+    position = tl.load(positions + row)
+    c = tl.load(cos + position * HALF + at)
+    s = tl.load(sin + position * HALF + at)
+    start = x + row * stride
+    if QUERIES > 0:  # none where the last layer norms its keys alone, and the other way round
+        _norm_rope_heads(start, weights, c, s, eps, queries, QUERIES, HALF)
+    if KEYS > 0:
+        _norm_rope_heads(start + queries * (2 * HALF), weights + 2 * HALF, c, s, eps, keys, KEYS, HALF)
+
+
+@triton.jit
+def _norm_rope_heads(start, weight, c, s, eps, heads, HEADS: tl.constexpr, HALF: tl.constexpr):
     head = tl.arange(0, HEADS)[:, None]
     at = tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (at < HALF)
-    place = x + row * stride + head * (2 * HALF) + at
+    place = start + head * (2 * HALF) + at
     first = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(place + HALF, mask=inside, other=0.0).to(tl.float32)
     squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
     factor = tl.rsqrt(squares / (2 * HALF) + eps)[:, None]
     first = first * factor * tl.load(weight + at).to(tl.float32)
     second = second * factor * tl.load(weight + HALF + at).to(tl.float32)
-    position = tl.load(positions + row)
-    c = tl.load(cos + position * HALF + at)
-    s = tl.load(sin + position * HALF + at)
-    tl.store(place, (first * c - second * s).to(x.dtype.element_ty), mask=inside)
-    tl.store(place + HALF, (second * c + first * s).to(x.dtype.element_ty), mask=inside)
+    tl.store(place, (first * c - second * s).to(start.dtype.element_ty), mask=inside)
+    tl.store(place + HALF, (second * c + first * s).to(start.dtype.element_ty), mask=inside)
 
 
 @triton.jit

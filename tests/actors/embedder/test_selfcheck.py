@@ -16,7 +16,7 @@ from actors.embedder.selfcheck import TEXTS, check, compare, layouts, sequences_
 from actors.network import attention, pooling, qwen3
 from actors.network.attention import Packing, Run
 from actors.network.kernels import plain
-from actors.network.kernels.operations import Rotation
+from actors.network.kernels.operations import Heads, Rotation
 from actors.network.network import TransformersNetwork
 from actors.spec import ModelError, ModelSpec
 from actors.tokenizer.text import TextTokenizer
@@ -154,11 +154,12 @@ def keys_and_values_of_different_groups(patch: Patch) -> None:
 def neighbours_rotated_together(patch: Patch) -> None:
     """Value 2i with value 2i + 1, as other models do, in place of i with i + D/2."""
 
-    def norm_rope_(x: torch.Tensor, weight: torch.Tensor, eps: float, rotation: Rotation) -> None:
-        normed = plain.rms_norm(x, weight, eps)
+    def norm_rope_(heads: Heads, weights: torch.Tensor, eps: float, rotation: Rotation) -> None:
         cos, sin = (table[rotation.positions].unsqueeze(1) for table in rotation[:2])
-        even, odd = normed[..., ::2], normed[..., 1::2]
-        x.copy_(torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2))
+        for x, weight in zip((heads.x[:, : heads.queries], heads.x[:, heads.queries :]), weights, strict=True):
+            normed = plain.rms_norm(x, weight, eps)
+            even, odd = normed[..., ::2], normed[..., 1::2]
+            x.copy_(torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2))
 
     patch.setattr(plain, "norm_rope_", norm_rope_)
 
@@ -166,18 +167,20 @@ def neighbours_rotated_together(patch: Patch) -> None:
 def one_half_rotated(patch: Patch) -> None:
     honest = plain.norm_rope_
 
-    def norm_rope_(x: torch.Tensor, *rest: object) -> None:
-        size = x.shape[-1] // 2
-        second = plain.rms_norm(x, *rest[:2])[..., size:].clone()
-        honest(x, *rest)
-        x[..., size:] = second
+    def norm_rope_(heads: Heads, weights: torch.Tensor, eps: float, rotation: Rotation) -> None:
+        size = heads.x.shape[-1] // 2
+        still = rotation._replace(cos=torch.ones_like(rotation.cos), sin=torch.zeros_like(rotation.sin))
+        normed = heads._replace(x=heads.x.clone())
+        honest(normed, weights, eps, still)
+        honest(heads, weights, eps, rotation)
+        heads.x[..., size:] = normed.x[..., size:]
 
     patch.setattr(plain, "norm_rope_", norm_rope_)
 
 
 def head_norm_left_out(patch: Patch) -> None:
     honest = plain.norm_rope_
-    patch.setattr(plain, "norm_rope_", lambda x, weight, *rest: honest(x, torch.ones_like(weight), *rest))
+    patch.setattr(plain, "norm_rope_", lambda x, weights, *rest: honest(x, torch.ones_like(weights), *rest))
 
 
 def gate_and_up_swapped(patch: Patch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.network import attention
+from actors.network import attention, flash
 from actors.network.attention import Packing, pack, pack_queries
 from actors.spec import ModelError
 from tests.support.varlen import Qkv, one_by_one, varlen_of_torch_2_11, varlen_of_torch_2_13
@@ -162,7 +162,7 @@ def test_a_torch_without_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModelError, match=r"has no variable-length attention: use torch 2\.11"):
         attention.varlen_function()
     monkeypatch.undo()
-    assert attention.varlen_function() is module.varlen_attn
+    assert attention.varlen_function() is flash.varlen
     attention.varlen_function.cache_clear()
 
 

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from actors.embedder.embedder import Embedder
+from actors.embedder.model import EmbedModel
 from actors.embedder.reference import EmbedReference
-from actors.network import attention
+from actors.network import attention, flash
 from actors.network.network import Qwen3Network, TransformersNetwork
 from actors.network.qwen3_weights import Geometry, unsupported
 from actors.spec import ModelError, ModelSpec
@@ -123,6 +124,29 @@ def test_the_kernel_for_cuda_is_asked_for_the_same(
     embedder._model._network._varlen = True
     np.testing.assert_allclose(embedder.embed_documents(TEXTS), plain(folders[name], TEXTS), atol=1e-5)
     assert len(calls) == AutoConfig.from_pretrained(folders[name]).num_hidden_layers
+
+
+def test_fa3_is_tried_on_cuda_once_the_reference_was_asked(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the place of the kernel below SDPA, with which the reference computes, too."""
+    order: list[str] = []
+    monkeypatch.setattr(flash, "prefer_fa3", order.append)
+    honest, start = EmbedModel.reference, EmbedModel.start
+    monkeypatch.setattr(EmbedModel, "reference", lambda *given: (order.append("reference"), honest(*given))[1])
+    spec = replace(spec_of(folders["bert"]), token_budget=512)
+    Embedder(spec)
+    assert set(order) == {"reference"}, "on a CPU"
+
+    def on_cuda(model: EmbedModel, budget: int | None) -> None:
+        model._on_cuda = True
+        start(model, budget)
+
+    monkeypatch.setattr(EmbedModel, "start", on_cuda)
+    order.clear()
+    Embedder(spec)
+    assert order == ["reference"] * (len(order) - 1) + ["cpu"]
+    assert len(order) > 1
 
 
 @pytest.mark.gpu

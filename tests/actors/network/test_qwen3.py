@@ -1,5 +1,6 @@
 """Qwen3's fused forward pass against transformers' own model, one sequence at a time, on the same random weights."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from transformers import Qwen3Model
 
 from actors.network import attention
 from actors.network.attention import to_device
+from actors.network.kernels import plain
+from actors.network.kernels.operations import Kernels
 from actors.network.network import Qwen3Network
 from actors.network.qwen3 import Qwen3
-from actors.network.qwen3_weights import Geometry, Weights
+from actors.network.qwen3_weights import Geometry, Matrix, Weights
+from tests.support.live import LiveBytes
 from tests.support.qwen3 import SMALL, filled, write
 
 torch.set_num_threads(1)
@@ -24,6 +28,11 @@ GEOMETRIES = {
     "heads wider than the hidden size": replace(SMALL, hidden=48, heads=4, head_size=32),
     "one layer": replace(SMALL, layers=1),
     "another base and epsilon": replace(SMALL, rope_theta=100.0, eps=0.1),
+}
+PUBLISHED = {  # two of their layers, few words
+    "0.6B": (1024, 2, 16, 8, 128, 3072, 1000, 1024, 1e6, 1e-6),
+    "4B": (2560, 2, 32, 8, 128, 9728, 1000, 1024, 1e6, 1e-6),
+    "8B": (4096, 2, 32, 8, 128, 12288, 1000, 1024, 1e6, 1e-6),
 }
 MIXED = [5, 1, 33, 33, 33, 120, 7, 7, 200, 2, 1, 1]
 
@@ -149,3 +158,46 @@ def test_shared_prefixes_change_nothing(prefixes: list[tuple[int, list[int]]]) -
     ids_T, positions_T, last_n = (to_device(x, "cpu") for x in (*numbers, np.array(last)))
     found = unit(Qwen3(weights).last_states(ids_T, positions_T, packing, asking, last_n))
     np.testing.assert_allclose(found, one_by_one(weights.reference(), wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [*((size, "bfloat16") for size in PUBLISHED), ("8B", "float8")])
+@torch.inference_mode()
+def test_nothing_of_the_attention_is_held_through_the_mlp(
+    size: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its most a token takes its state, gate and up, and what is made of those. Of the published sizes, on torch's
+    device without memory."""
+    geometry = Geometry(*PUBLISHED[size])
+    weights = Weights(geometry, "meta", dtype)
+    if dtype == "float8":
+        weights.to_8_bits()
+    tokens, qwen3 = 4096, Qwen3(weights)
+    ids_T, positions_T = torch.zeros((2, tokens), dtype=torch.int64, device="meta")
+    lengths = np.full(tokens // 512, 512)
+    packing = attention.pack(lengths, "cpu", False)
+    last = attention.pack_queries(np.ones_like(lengths), lengths, None, "cpu", False)
+    last_n = torch.zeros(len(lengths), dtype=torch.int64, device="meta")
+    live = LiveBytes()
+    for name in ("rms_norm", "rms_norm_8", "add_rms_norm_8", "norm_rope_", "silu_mul", "silu_mul_8", "quantise"):
+        monkeypatch.setattr(plain, name, live.around(getattr(plain, name)))
+    monkeypatch.setattr(Matrix, "times", live.around(Matrix.times))
+    qwen3.last_states(ids_T, positions_T, packing, last, last_n)
+    gated = geometry.intermediate * (1 if dtype == "float8" else 2)
+    assert live.most / tokens == pytest.approx(2 * geometry.hidden + 4 * geometry.intermediate + gated, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
+def test_one_launch_turns_queries_and_keys_and_norms_add_what_is_owed(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, [row] = filled(SMALL, dtype, std=0.05), sequences([9])
+    if dtype == "float8":
+        weights.to_8_bits()
+    calls: Counter[str] = Counter()
+    for name in (name for name in vars(Kernels) if not name.startswith("_")):
+        honest = getattr(plain, name)
+        monkeypatch.setattr(plain, name, lambda *a, name=name, honest=honest: (calls.update([name]), honest(*a))[1])
+    packed(weights, [row])
+    layers = SMALL.layers
+    assert calls["norm_rope_"] == layers - 1 + 2, "in the last layer keys of all tokens, queries of the last ones"
+    assert calls["add_rms_norm_8"] == (2 * layers - 1 if dtype == "float8" else 0), "each norm but the first adds"

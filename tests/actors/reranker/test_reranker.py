@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
+from actors.network import flash
 from actors.reranker.batches import PairBatch
 from actors.reranker.reranker import Reranker
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken
@@ -236,6 +237,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_weights_than_expected(tiny: Path) -> None:
     with pytest.raises(ModelError, match="digest"):
         Reranker(spec(tiny, digest="0" * 64))
+
+
+def test_fa3_is_tried_on_cuda(tied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tried = Reranker(spec(tied))._model, []
+    monkeypatch.setattr(flash, "prefer_fa3", tried.append)
+    model.start(64, 64)
+    assert tried == []
+    monkeypatch.setattr(model, "device", "cuda:1")
+    model.start(64, 64)
+    assert tried == ["cuda:1"]
 
 
 def test_what_is_no_number_is_never_first(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from actors.network.kernels import plain
-from actors.network.kernels.operations import E4M3, SMALLEST_SCALE, Quantised, Rotation
+from actors.network.kernels.operations import E4M3, SMALLEST_SCALE, Heads, Quantised, Rotation
 from tests.support.kernels import EPS, EXACT, WIDTHS, close, rotation, rows, weight_of
 
 # The formulas, in float64.
@@ -48,11 +48,24 @@ def test_torch_norms(width: int, eps: float) -> None:
     near_8(plain.rms_norm_8(x, weight, eps), normed(x, weight, eps))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_torch_adds_then_norms(dtype: torch.dtype) -> None:
+    """The same bits as an addition of its own, and the norm of what it left."""
+    x, addend, weight = rows(200, dtype), rows(200, dtype).flip(0), weight_of(200, dtype)
+    wanted = (x.float() + addend.float()).to(dtype)
+    found = plain.add_rms_norm_8(x, addend, weight, EPS)
+    assert torch.equal(x, wanted)
+    near_8(found, normed(wanted, weight, EPS))
+    assert all(map(torch.equal, found, plain.rms_norm_8(wanted, weight, EPS)))
+
+
 @pytest.mark.parametrize("size", [2, 16, 128])
-def test_torch_rotates(size: int) -> None:
-    x, weight = rows(3 * size).unflatten(1, (3, size)), weight_of(size, torch.float32)
-    wanted = turned(normed(x, weight, EPS), rotation(len(x), size))
-    plain.norm_rope_(x, weight, EPS, rotation(len(x), size))
+@pytest.mark.parametrize("queries", [0, 2, 3])
+def test_torch_rotates(size: int, queries: int) -> None:
+    x, weights = rows(3 * size).unflatten(1, (3, size)), weight_of(2 * size, torch.float32).unflatten(0, (2, size))
+    weight_of_head = torch.stack([weights[0]] * queries + [weights[1]] * (3 - queries))
+    wanted = turned(normed(x, weight_of_head, EPS), rotation(len(x), size))
+    plain.norm_rope_(Heads(x, queries), weights, EPS, rotation(len(x), size))
     torch.testing.assert_close(x.double(), wanted, rtol=EXACT, atol=4e-6)
 
 
@@ -70,5 +83,5 @@ def test_rounded_once_at_the_end() -> None:
     assert torch.equal(plain.rms_norm(x, weight, EPS), normed(x, weight, EPS).float().bfloat16())
     assert torch.equal(plain.silu_mul(x), gated(x).float().bfloat16())
     heads = x.unflatten(1, (1, 100)).clone()
-    plain.norm_rope_(heads, weight, EPS, rotation(len(x), 100))
+    plain.norm_rope_(Heads(heads, 1), torch.stack([weight, weight * 2]), EPS, rotation(len(x), 100))
     close(heads, turned(normed(x[:, None], weight, EPS), rotation(len(x), 100)).float().bfloat16())

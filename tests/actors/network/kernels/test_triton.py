@@ -14,7 +14,7 @@ import torch
 
 from actors.network import attention
 from actors.network.kernels import plain
-from actors.network.kernels.operations import E4M3, Quantised
+from actors.network.kernels.operations import E4M3, Heads, Quantised
 from actors.network.network import Qwen3Network
 from tests.support.kernels import DEVICE, EPS, WIDTHS, close, rotation, rows, weight_of
 from tests.support.qwen3 import SMALL, filled
@@ -51,20 +51,36 @@ def test_triton_norms(triton_kernels, dtype: torch.dtype, width: int) -> None:
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize(("heads", "size"), [(1, 2), (2, 16), (3, 64), (5, 128), (16, 128)])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_triton_adds_then_norms(triton_kernels, dtype: torch.dtype, width: int) -> None:
+    """The sum, which later layers read, in every bit; and the norm of it, not of what was rounded away."""
+    x, addend, weight = rows(width, dtype), rows(width, dtype).flip(0) * 3, weight_of(width, dtype)
+    for eps in (EPS, 0.5):
+        wanted, found = x.clone(), x.clone()
+        in_8_bits = plain.add_rms_norm_8(wanted, addend, weight, eps)
+        close_8(triton_kernels.add_rms_norm_8(found, addend, weight, eps), in_8_bits)
+        assert torch.equal(found, wanted)
+        assert torch.equal(found, x + addend)
+        close_8(triton_kernels.rms_norm_8(found, weight, eps), in_8_bits)
+
+
+@pytest.mark.parametrize("size", [2, 16, 64, 128])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (2, 1), (4, 4), (16, 8), (5, 3), (3, 0), (0, 5)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_triton_rotates_its_slice_and_nothing_beside_it(
-    triton_kernels, dtype: torch.dtype, heads: int, size: int
+    triton_kernels, dtype: torch.dtype, queries: int, keys: int, size: int
 ) -> None:
-    """Queries and keys lie in the middle of one product of q, k and v."""
-    whole = rows((heads + 3) * size, dtype).unflatten(1, (heads + 3, size))
-    wanted, weight, turn = whole.clone(), weight_of(size, dtype), rotation(len(whole), size)
-    plain.norm_rope_(wanted[:, 1 : heads + 1], weight, EPS, turn)
+    """Queries and keys lie side by side in one product of q, k and v, and each have a norm of their own."""
+    heads, beside = queries + keys, 2
+    whole = rows((heads + beside) * size, dtype).unflatten(1, (heads + beside, size))
+    wanted, weights, turn = whole.clone(), weight_of(2 * size, dtype).unflatten(0, (2, size)), rotation(7, size)
+    plain.norm_rope_(Heads(wanted[:, 1 : heads + 1], queries), weights, EPS, turn)
     found = whole.clone()
-    triton_kernels.norm_rope_(found[:, 1 : heads + 1], weight, EPS, turn)
+    triton_kernels.norm_rope_(Heads(found[:, 1 : heads + 1], queries), weights, EPS, turn)
     close(found[:, 1 : heads + 1], wanted[:, 1 : heads + 1])
-    for beside in (slice(0, 1), slice(heads + 1, None)):
-        assert torch.equal(found[:, beside], whole[:, beside])
+    for untouched in (slice(0, 1), slice(heads + 1, None)):
+        assert torch.equal(found[:, untouched], whole[:, untouched])
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy's word for sigmoid(-200) = 0
@@ -88,14 +104,20 @@ def test_triton_quantises(triton_kernels, dtype: torch.dtype, width: int) -> Non
 
 def test_triton_takes_no_layout_that_it_would_misread(triton_kernels) -> None:
     wide, weight = rows(64), weight_of(32, torch.float32)
+    cut, of_16 = Heads(wide.unflatten(1, (2, 32))[..., :16], 1), Heads(wide.unflatten(1, (4, 16)), 2)
+    of_12 = Heads(wide[:, :60].reshape(7, 5, 12), 3)
     for refused in (
         lambda: triton_kernels.rms_norm(wide[:, :32], weight, EPS),
         lambda: triton_kernels.rms_norm_8(wide[:, :32], weight, EPS),
         lambda: triton_kernels.silu_mul(wide[:, :32]),
         lambda: triton_kernels.silu_mul_8(wide[:, :32]),
         lambda: triton_kernels.quantise(wide[:, :32]),
-        lambda: triton_kernels.norm_rope_(wide.unflatten(1, (2, 32))[..., :16], weight[:16], EPS, rotation(7, 16)),
-        lambda: triton_kernels.norm_rope_(wide[:, :60].reshape(7, 5, 12), weight[:12], EPS, rotation(7, 12)),
+        lambda: triton_kernels.add_rms_norm_8(wide[:, :32], rows(32), weight, EPS),
+        lambda: triton_kernels.add_rms_norm_8(rows(32), wide[:, :32], weight, EPS),
+        lambda: triton_kernels.add_rms_norm_8(rows(32), rows(32)[:1], weight, EPS),
+        lambda: triton_kernels.norm_rope_(cut, weight.unflatten(0, (2, 16)), EPS, rotation(7, 16)),
+        lambda: triton_kernels.norm_rope_(of_12, weight[:24].unflatten(0, (2, 12)), EPS, rotation(7, 12)),
+        lambda: triton_kernels.norm_rope_(of_16, weight[:16], EPS, rotation(7, 16)),
     ):
         with pytest.raises(AssertionError):
             refused()
@@ -131,7 +153,10 @@ def test_every_kernel_compiles_with_wide_accesses_and_spills_nothing():
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert {one["kernel"] for one in found} == {"_rms_norm", "_norm_rope", "_silu_mul", "_silu_mul_8", "_quantise"}
+    in_8_bits = {"_add_rms_norm_8", "_silu_mul_8", "_quantise"}
+    for capability in (75, 80, 86, 89, 90, 100, 120):
+        expected = {"_rms_norm", "_norm_rope", "_silu_mul"} | (in_8_bits if capability >= 89 else set())
+        assert {one["kernel"] for one in found if one["capability"] == capability} == expected
     for one in found:
         assert one["widest_access_bits"] == 128, one
         assert one["spilled_bytes"] == 0, one
