@@ -21,6 +21,6 @@ def test_cuda_gets_triton_where_there_is_one(triton_kernels, device: str, monkey
 
 
 def test_both_have_every_operation(triton_kernels) -> None:
-    for name in ("rms_norm", "rms_norm_8", "norm_rope_", "silu_mul", "silu_mul_8", "quantise"):
+    for name in ("rms_norm", "rms_norm_8", "norm_rope_", "silu_mul", "silu_mul_8", "quantise", "bias_norm"):
         assert callable(getattr(plain, name))
         assert callable(getattr(triton_kernels, name))

@@ -131,7 +131,8 @@ def test_every_kernel_compiles_with_wide_accesses_and_spills_nothing():
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert {one["kernel"] for one in found} == {"_rms_norm", "_norm_rope", "_silu_mul", "_silu_mul_8", "_quantise"}
+    kernels = {"_rms_norm", "_norm_rope", "_silu_mul", "_silu_mul_8", "_quantise", "_bias_norm"}
+    assert {one["kernel"] for one in found} == kernels
     for one in found:
         assert one["widest_access_bits"] == 128, one
         assert one["spilled_bytes"] == 0, one
