@@ -168,7 +168,11 @@ def _load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights in {folder} could not be loaded: {error}. Fetch them again") from error
-    wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in report[kind])
+    shapes = (
+        f"{name} ({list(found)} in the file, {list(wanted)} by config.json)"
+        for name, found, wanted in report["mismatched_keys"]
+    )
+    wrong = sorted([*report["missing_keys"], *shapes])
     if wrong:
         some = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise ModelError(
