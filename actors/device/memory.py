@@ -9,13 +9,21 @@ from actors.spec import DeviceOutOfMemory, ModelError
 
 SMALL, LARGE = 2048, 8192  # tokens of the two measured micro-batches
 STEP = 1024
-# Beyond this a GPU is busy enough and only the wait for a result grows.
-MOST = 32768
+# Beyond this a GPU is busy enough and only the wait for a result grows. A small model is through with so few tokens in
+# 3 ms, and the GPU would wait for the host to launch the next kernels: it may have as many as keep it busy for WORK
+# operations, 50 ms at the 200 TFLOP/s that such models reach on a large GPU.
+MOST, MOST_OF_SMALL_MODELS = 32768, 262144
+WORK = 10e12
 SHARE = 0.85  # of the free memory; the rest is for what two micro-batches in flight and fragmentation take
 
 
-def token_budget(peak_bytes: Callable[[int], int], free_bytes: int, longest: int) -> int:
-    """The token budget: at most MOST, a multiple of STEP, and within SHARE of the free memory.
+def most_tokens(operations: int) -> int:
+    """The largest token budget that is of use to a model whose matrix products take so many operations a token."""
+    return max(MOST, min(MOST_OF_SMALL_MODELS, int(WORK / max(operations, 1)) // STEP * STEP))
+
+
+def token_budget(peak_bytes: Callable[[int], int], free_bytes: int, longest: int, most: int = MOST) -> int:
+    """The token budget: at most `most`, a multiple of STEP, and within SHARE of the free memory.
 
     peak_bytes(T) runs a micro-batch of T tokens and gives the most memory it took beside the weights; longest is the
     most tokens of one text, which goes alone when it is longer than the budget.
@@ -36,4 +44,4 @@ def token_budget(peak_bytes: Callable[[int], int], free_bytes: int, longest: int
             f"{free_bytes / 1e9:.1f} GB are free: lower max_tokens to {room // STEP * STEP} or less, or use a device "
             "with more memory"
         )
-    return max(STEP, min(MOST, room // STEP * STEP))
+    return max(STEP, min(most, room // STEP * STEP))

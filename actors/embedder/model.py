@@ -57,7 +57,8 @@ class EmbedModel:
         elif self._on_cuda:
             torch.cuda.empty_cache()
             free, _ = torch.cuda.mem_get_info(self._device)
-            self.token_budget = memory.token_budget(self._peak_bytes, free, self._resolved.max_tokens)
+            most = memory.most_tokens(self._network.operations)
+            self.token_budget = memory.token_budget(self._peak_bytes, free, self._resolved.max_tokens, most)
 
     @torch.inference_mode()
     def encode(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> Pending:

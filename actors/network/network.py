@@ -1,6 +1,7 @@
-"""What turns packed token ids into pooled states: Qwen3's own forward pass, or any supported model of transformers.
+"""What turns packed token ids into pooled states: a forward pass of our own for Qwen3 and for BERT's kind, or any
+supported model of transformers.
 
-Both also give the slow, plain way over the same weights: transformers' modules, one sequence at a time, nothing packed.
+All also give the slow, plain way over the same weights: transformers' modules, one sequence at a time, nothing packed.
 A replica compares the two before it works.
 
 Legend: n sequences, T tokens in all, H hidden size.
@@ -15,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from actors import packed
-from actors.network import attention, pooling
-from actors.network.attention import to_device
+from actors.network import attention, encoder, pooling
+from actors.network.attention import Packing, to_device
+from actors.network.encoder import Encoder
 from actors.network.fast_paths import variable_lengths
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3 import Qwen3
@@ -24,12 +26,14 @@ from actors.network.qwen3_weights import Geometry, Weights, unsupported
 from actors.spec import ModelError
 from actors.weights.recipe import ROBERTA_FAMILY, Recipe
 
-WITH_POOLING_LAYER = ("bert", "roberta", "xlm-roberta")
+OF_BERTS_KIND = ("bert", "roberta", "xlm-roberta")  # with encoder.py's forward pass, and a pooling layer of their own
 DECODERS = ("qwen3",)
 
 
 class Network(Protocol):
-    """A loaded model."""
+    """A loaded model. operations: of its matrix products for one token, an addition and a multiplication being two."""
+
+    operations: int
 
     def pooled(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> torch.Tensor:
         """One pooled state a sequence, float32 [n, H], on the device; does not wait for it."""
@@ -52,7 +56,8 @@ def load_network(folder: Path, recipe: Recipe, device: str, dtype: str) -> Netwo
     if dtype == "float8":
         raise ModelError(f"{folder}: float8 is for Qwen3 models with last-token pooling only; use bfloat16")
     model = _load(folder, recipe.architecture, getattr(torch, dtype)).to(device)
-    return TransformersNetwork(model, recipe, device, varlen)
+    fused = recipe.architecture in OF_BERTS_KIND and not encoder.unsupported(model.config)
+    return (EncoderNetwork if fused else TransformersNetwork)(model, recipe, device, varlen)
 
 
 class Qwen3Network:
@@ -62,6 +67,7 @@ class Qwen3Network:
         self._weights, self._varlen, self._in_8_bits = weights, varlen, in_8_bits
         self._reference: Any = None
         self._qwen3 = Qwen3(weights)
+        self.operations = 2 * sum(matrix.weight.numel() for layer in weights.layers for matrix in layer.matrices)
 
     def pooled(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> torch.Tensor:
         device = self._weights.device
@@ -91,13 +97,14 @@ class TransformersNetwork:
     def __init__(self, model: Any, recipe: Recipe, device: str, varlen: bool) -> None:
         self._model, self._recipe, self._device, self._varlen = model, recipe, device, varlen
         self._pad_id = getattr(model.config, "pad_token_id", None)
+        matrices = (x for name, x in model.named_parameters() if x.dim() == 2 and "embed" not in name)
+        self.operations = 2 * sum(matrix.numel() for matrix in matrices)
 
     def pooled(self, ids_T: np.ndarray, lengths_n: np.ndarray) -> torch.Tensor:
         packing = attention.pack(lengths_n, self._device, self._varlen)
         ids = to_device(ids_T.astype(np.int64), self._device)
         positions = to_device(self._positions(ids_T, lengths_n), self._device)
-        states = self._states(ids, position_ids=positions[None], attention_mask=None, packing=packing)
-        return pooling.pool(states, packing.cu_queries, self._recipe.pooling)
+        return pooling.pool(self._packed(ids, positions, packing), packing.cu_queries, self._recipe.pooling)
 
     def plain(self, ids_T: np.ndarray) -> torch.Tensor:
         self._model.set_attn_implementation("sdpa")
@@ -105,6 +112,9 @@ class TransformersNetwork:
 
     def start(self) -> None:
         self._model.set_attn_implementation(attention.NAME)
+
+    def _packed(self, ids: torch.Tensor, positions: torch.Tensor, packing: Packing) -> torch.Tensor:
+        return self._states(ids, position_ids=positions[None], attention_mask=None, packing=packing)
 
     def _states(self, ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         # A decoder's cache would keep all keys and values.
@@ -124,10 +134,24 @@ class TransformersNetwork:
         return (running_T - np.repeat(before_n, lengths_n)) * counted_T + self._pad_id
 
 
+class EncoderNetwork(TransformersNetwork):
+    """actors/network/encoder.py, any pooling. transformers' model is loaded for its weights and as the reference."""
+
+    def __init__(self, model: Any, recipe: Recipe, device: str, varlen: bool) -> None:
+        super().__init__(model, recipe, device, varlen)
+        self._encoder = Encoder(model)
+
+    def start(self) -> None:
+        self._model = None  # with its own q, k and v
+
+    def _packed(self, ids: torch.Tensor, positions: torch.Tensor, packing: Packing) -> torch.Tensor:
+        return self._encoder.states(ids, positions, packing)
+
+
 def _load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModel
 
-    extra = {"add_pooling_layer": False} if architecture in WITH_POOLING_LAYER else {}
+    extra = {"add_pooling_layer": False} if architecture in OF_BERTS_KIND else {}
     try:
         with quiet_transformers():
             model, report = AutoModel.from_pretrained(
@@ -138,11 +162,16 @@ def _load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 **extra,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the weights in {folder} could not be loaded: {error}. Fetch them again") from error
-    wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in report[kind])
+    shapes = (
+        f"{name} ({list(found)} in the file, {list(wanted)} by config.json)"
+        for name, found, wanted in report["mismatched_keys"]
+    )
+    wrong = sorted([*report["missing_keys"], *shapes])
     if wrong:
         some = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise ModelError(

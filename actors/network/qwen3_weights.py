@@ -144,6 +144,10 @@ class Layer:
     before_mlp: torch.Tensor
     head_norms: torch.Tensor
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 class Weights:
     """All weights on one device. dtype: "bfloat16", "float32", "float16" or "float8" (filled in bfloat16, then
@@ -197,7 +201,7 @@ class Weights:
     def to_8_bits(self) -> None:
         """Turns the matrices of the layers into 8 bits, scaled row by row. Norms and embedding stay as they are."""
         for layer in self.layers:
-            for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down):
+            for matrix in layer.matrices:
                 matrix.to_8_bits()
 
     def tensors(self) -> dict[str, torch.Tensor]:

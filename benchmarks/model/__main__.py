@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda or cuda:N")
     add("--threads", type=int, help="CPU threads of torch")
     add("--token-budget", type=int, help="most tokens of a micro-batch")
-    add("--path", choices=subjects.PATHS, default=default.path, help="of a Qwen3: ours, or transformers' modules")
+    add("--path", choices=subjects.PATHS, default=default.path, help="ours, or transformers' modules, packed")
     add("--peers", default="", help="; ".join(f"{task}: some of {','.join(known)}" for task, known in AGAINST.items()))
     add("--rounds", type=int, default=default.rounds)
     add("--seed", type=int, default=default.seed)

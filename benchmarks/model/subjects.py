@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from actors.network import attention
 from actors.network.fast_paths import variable_lengths
-from actors.network.network import Network, Qwen3Network, TransformersNetwork
+from actors.network.network import EncoderNetwork, Network, Qwen3Network, TransformersNetwork
 from actors.network.quiet import quiet_transformers
 from actors.network.qwen3_weights import RANDOM_STD, Geometry, Weights, unsupported
 from actors.spec import ModelError, ModelSpec
@@ -104,7 +104,7 @@ class Subject:
 class Wanted:
     """What to load: a name of RANDOM, or weights as in a job file; a folder with a tokenizer, or None.
 
-    path: "fused", or "generic" to run a Qwen3 through transformers' modules with our packed attention.
+    path: "fused", or "generic" to run transformers' modules with our packed attention where we have our own.
     """
 
     model: str
@@ -135,6 +135,10 @@ def load(wanted: Wanted, folder: Path) -> Subject:
     else:
         kind = getattr(torch, wanted.dtype)
         peer_model = lambda: _from_folder(folder, kind).to(wanted.device)  # noqa: E731
+        if wanted.path == "generic":
+            attention.register()
+            packed = varlen(wanted.device, wanted.dtype)
+            network = TransformersNetwork(peer_model(), recipe, wanted.device, packed)
     made_up = random and wanted.tokenizer is None
     return Subject(wanted.model, folder, config, recipe, "random" if random else "real", made_up, network, peer_model)
 
@@ -173,8 +177,8 @@ def _random_encoder(wanted: Wanted, config: dict[str, Any], recipe: Recipe) -> t
     randomise(model, wanted.seed)
     model.set_attn_implementation("sdpa")
     peer = copy.deepcopy(model)
-    network = TransformersNetwork(model, recipe, wanted.device, varlen(wanted.device, wanted.dtype))
-    return network, lambda: peer
+    kind = EncoderNetwork if wanted.path == "fused" else TransformersNetwork
+    return kind(model, recipe, wanted.device, varlen(wanted.device, wanted.dtype)), lambda: peer
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from actors import packed
+from actors.network.network import EncoderNetwork, TransformersNetwork
 from actors.network.qwen3_weights import Weights
 from actors.tokenizer.text import Encoded
 from benchmarks.model import ceiling, measure, padded, peers, subjects, texts
@@ -21,7 +22,7 @@ from benchmarks.model.options import Options
 from benchmarks.model.ours import Ours
 from benchmarks.model.report import utilisation
 from benchmarks.model.run import _load, _work, run
-from benchmarks.model.subjects import Wanted
+from benchmarks.model.subjects import PATHS, Wanted
 
 ROOT = Path(__file__).parents[2]
 torch.set_num_threads(1)
@@ -183,6 +184,13 @@ def test_the_generic_path_is_another_one_to_the_same_vectors():
     found = run(small(path="generic", rounds=1, peers=("transformers",)), CEILINGS)
     assert found["peers"]["transformers"]["least_cosine"] > 0.999999
     assert found["settings"]["path"] == "generic"
+
+
+@pytest.mark.parametrize("model", ["minilm", "bundled"])
+def test_encoders_have_both_paths(tmp_path, model):
+    wanted = [Wanted(model, "cpu", "float32", path=path) for path in PATHS]
+    kinds = [type(subjects.load(one, tmp_path).network) for one in wanted]
+    assert kinds == [EncoderNetwork if model == "minilm" else type(None), TransformersNetwork]
 
 
 # ---------------------------------------------------------------------- texts

@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from actors.network.kernels import triton as kernels
+from actors.network.kernels.triton_encoder import _bias_norm
 
 NORM = {"x": "*bf16", "weight": "*bf16", "out": "*bf16", "scales": "*bf16", "eps": "fp32", "width": "i32"}
 NORM_8 = {**NORM, "out": "*fp8e4nv", "scales": "*fp32"}
@@ -25,6 +26,7 @@ ROPE |= {"stride": "i32", "queries": "i32", "keys": "i32"}
 GATE = {"gate_up": "*bf16", "out": "*bf16", "width": "i32"}
 GATE_8 = {"gate_up": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "width": "i32"}
 EIGHT = {"x": "*bf16", "out": "*fp8e4nv", "scales": "*fp32", "width": "i32"}
+BIAS_NORM = dict.fromkeys(("x", "bias", "weight", "shift", "out"), "*bf16") | {"eps": "fp32", "width": "i32"}
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 CASES = [  # kernel, types, constants (those of the 0.6B and the 8B model), warps, the least capability
@@ -40,6 +42,8 @@ CASES = [  # kernel, types, constants (those of the 0.6B and the 8B model), warp
     (kernels._silu_mul, GATE, {"BLOCK": 1024}, 4, 75),
     (kernels._silu_mul_8, GATE_8, {"BLOCK": 16384}, 8, 89),
     (kernels._quantise, EIGHT, {"BLOCK": 4096}, 8, 89),
+    (_bias_norm, BIAS_NORM, {"BLOCK": 512}, 2, 75),  # MiniLM's
+    (_bias_norm, BIAS_NORM, {"BLOCK": 1024}, 4, 75),  # bert-base's
 ]
 
 

@@ -1,4 +1,4 @@
-"""What Qwen3 does between its matrix products: the operations that plain.py has in torch and triton.py for CUDA.
+"""What a model does between its matrix products: the operations that plain.py has in torch and triton.py for CUDA.
 
 A Quantised is a matrix in 8 bits with one scale a row.
 
@@ -52,3 +52,7 @@ class Kernels(Protocol):
     def silu_mul_8(self, gate_up: torch.Tensor) -> Quantised: ...
 
     def quantise(self, x: torch.Tensor) -> Quantised: ...
+
+    def bias_norm(
+        self, x: torch.Tensor, bias: torch.Tensor, weight: torch.Tensor, shift: torch.Tensor, eps: float
+    ) -> torch.Tensor: ...

@@ -54,6 +54,14 @@ def quantise(x: torch.Tensor) -> Quantised:
     return Quantised((x / scale).to(E4M3), scale)
 
 
+def bias_norm(
+    x: torch.Tensor, bias: torch.Tensor, weight: torch.Tensor, shift: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Layer norm of x [T, H] plus bias [H], times weight [H], plus shift [H]."""
+    whole = x.float() + bias.float()
+    return F.layer_norm(whole, weight.shape, weight.float(), shift.float(), eps).to(x.dtype)
+
+
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return F.rms_norm(x.float(), weight.shape, weight.float(), eps)
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from actors.network.kernels.operations import E4M3, E4M3_MAX, SMALLEST_SCALE, Heads, Quantised, Rotation
+from actors.network.kernels.triton_encoder import bias_norm as bias_norm  # handed on
 
 FEW, MANY = 4, 8  # warps for rows of up to 2,048 values, and for longer ones
 COLUMNS = 1024  # of the gate that one program multiplies

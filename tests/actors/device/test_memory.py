@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from actors.device.memory import LARGE, MOST, SHARE, SMALL, STEP, token_budget
+from actors.device.memory import LARGE, MOST, MOST_OF_SMALL_MODELS, SHARE, SMALL, STEP, most_tokens, token_budget
 from actors.spec import DeviceOutOfMemory, ModelError
 
 GB = 10**9
@@ -36,6 +36,30 @@ def test_the_budget_fills_its_share_and_no_more(free: int, base: float, per_toke
 def test_memory_that_does_not_grow() -> None:
     assert token_budget(lambda tokens: 1000, GB, 8192) == MOST
     assert token_budget(lambda tokens: 10**6 - tokens, GB, 8192) == MOST
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "wanted"),
+    [
+        ("MiniLM-L6", 0.0213e9, 262_144),
+        ("e5-small", 0.0425e9, 234_496),
+        ("BERT-base", 0.170e9, 58_368),
+        ("XLM-R large", 0.604e9, MOST),
+        ("Qwen3 0.6B", 0.881e9, MOST),
+        ("Qwen3 8B", 13.892e9, MOST),
+        ("nothing", 0, MOST_OF_SMALL_MODELS),
+    ],
+)
+def test_a_small_model_may_have_more(name: str, operations: float, wanted: int) -> None:
+    assert most_tokens(int(operations)) == wanted
+
+
+def test_more_is_still_within_the_memory() -> None:
+    peak_bytes, _ = linear(GB, 20_000)
+    assert token_budget(peak_bytes, 80 * GB, 512, MOST_OF_SMALL_MODELS) == MOST_OF_SMALL_MODELS
+    found = token_budget(peak_bytes, 4 * GB, 512, MOST_OF_SMALL_MODELS)
+    assert MOST < found < MOST_OF_SMALL_MODELS
+    assert peak_bytes(found) <= SHARE * 4 * GB < peak_bytes(found + STEP)
 
 
 def test_not_even_the_small_measurement_fits() -> None:

@@ -123,6 +123,8 @@ def test_on_cuda_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_toke
     """On a simulated device of 3 GB: full micro-batches of the longest texts, and what they took beside the weights."""
     spec = ModelSpec(str(build(tmp_path, "qwen3")), device="cpu", dtype="float32", max_tokens=max_tokens)
     model = EmbedModel(spec, resolve(spec))
+    # Of the size of 0.6B.
+    model._network.operations = 881_000_000
     weights, peak, ran = 7 * GB, [9 * GB], []  # the peak: loading took more for a moment
 
     def encode(ids_T: np.ndarray, lengths_n: np.ndarray) -> None:
@@ -145,7 +147,14 @@ def test_on_cuda_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_toke
     model.start(None)
     assert [int(lengths_n.sum()) for lengths_n in ran] == [SMALL, LARGE]
     assert all(lengths_n.max() == max_tokens for lengths_n in ran)
-    assert model.token_budget == int((memory.SHARE * 3 * GB - 10**8) / 100_000) // STEP * STEP
+    room = int((memory.SHARE * 3 * GB - 10**8) / 100_000) // STEP * STEP
+    assert model.token_budget == room
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (90 * GB, 99 * GB))
+    model.start(None)
+    assert model.token_budget == memory.MOST
+    model._network.operations = 21_000_000  # of MiniLM's
+    model.start(None)
+    assert model.token_budget == memory.MOST_OF_SMALL_MODELS
     model.start(5)
     assert model.token_budget == 5
 

@@ -13,7 +13,7 @@ import torch
 from actors.checks.layouts import COPIES, LEAST_COSINE, Comparison
 from actors.embedder.embedder import Embedder
 from actors.embedder.selfcheck import TEXTS, check, compare, layouts, sequences_of
-from actors.network import attention, pooling, qwen3
+from actors.network import attention, encoder, pooling, qwen3
 from actors.network.attention import Packing, Run
 from actors.network.kernels import plain
 from actors.network.kernels.operations import Heads, Rotation
@@ -202,6 +202,7 @@ def not_a_number(patch: Patch) -> None:
 
     patch.setattr(attention, "attend_packed", attend_packed)
     patch.setattr(qwen3, "attend_packed", attend_packed)
+    patch.setattr(encoder, "attend_packed", attend_packed)
 
 
 OF_ALL = ("qwen3", "bert", "xlm-roberta", "modernbert")

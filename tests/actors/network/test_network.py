@@ -69,6 +69,15 @@ def test_packed_is_the_plain_forward(folders: dict[str, Path], name: str, token_
     np.testing.assert_allclose(found, plain(folders[name], texts), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_operations_are_those_of_the_matrices(folders: dict[str, Path], name: str) -> None:
+    c = AutoConfig.from_pretrained(folders[name])
+    h, f = c.hidden_size, c.intermediate_size
+    sizes = {"modernbert": 4 * h * h + 3 * h * f, "qwen3": 2 * h * h + 2 * h * 32 + 3 * h * f}  # 2 key heads of 16
+    found = Embedder(spec_of(folders[name]))._model._network.operations
+    assert found == 2 * c.num_hidden_layers * sizes.get(name.removesuffix("-window"), 4 * h * h + 2 * h * f)
+
+
 def test_windows_are_smaller_than_the_texts(folders: dict[str, Path]) -> None:
     lengths = np.diff(TextTokenizer(spec_of(folders["modernbert"])).encode(TEXTS).offsets)
     assert (lengths > 20).sum() >= 2

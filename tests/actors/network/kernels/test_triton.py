@@ -155,7 +155,7 @@ def test_every_kernel_compiles_with_wide_accesses_and_spills_nothing():
     found = json.loads(done.stdout)
     in_8_bits = {"_add_rms_norm_8", "_silu_mul_8", "_quantise"}
     for capability in (75, 80, 86, 89, 90, 100, 120):
-        expected = {"_rms_norm", "_norm_rope", "_silu_mul"} | (in_8_bits if capability >= 89 else set())
+        expected = {"_rms_norm", "_norm_rope", "_silu_mul", "_bias_norm"} | (in_8_bits if capability >= 89 else set())
         assert {one["kernel"] for one in found if one["capability"] == capability} == expected
     for one in found:
         assert one["widest_access_bits"] == 128, one
