@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
         noted = [_noting(stage, str(self._log)) if stage.name == "embed" else stage for stage in stages]
         for result in self._executor.run(read, noted, spans):
             if isinstance(result, Receipt):

@@ -21,6 +21,13 @@ SCHEMA = pa.schema(
     [pa.field("head", pa.string()), *(pa.field(name, pa.large_binary()) for name in ("rows", "carried"))]
 )
 
+ALL_FED = Receipt((), ())  # what becomes of the null behind the last span: all before it was handed out
+
+
+def heads(spans: Sequence[str | None]) -> pa.Table:
+    """What read tasks begin with, a row each."""
+    return pa.table({"span": pa.array(spans, pa.string())})
+
 
 def span_to_json(span: Span) -> str:
     return json.dumps([_bundle_to_json(bundle) for bundle in span])
