@@ -221,7 +221,7 @@ class RayExecutor:
                             yield item
                         else:  # ALL_FED
                             all_fed = True
-                with contextlib.suppress(ray.exceptions.RayActorError):  # it is over then, and the task with it
+                with _if_it_lives():
                     feed.fill(is_last=watch.is_time_to_look(feed.is_full))
             self._unfinished -= 1
         except ReplicasGone:  # from the execution's own loop, which has ended with it
@@ -338,11 +338,17 @@ def _here() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
+def _if_it_lives() -> contextlib.AbstractContextManager[None]:
+    """A queue whose process died gives its task an error, which ends the feed and with it the execution."""
+    return contextlib.suppress(ray.exceptions.RayActorError)
+
+
 def _source(feed: Feed) -> Any:
     """A dataset of the spans that the feed gives, each a block of its own."""
     if feed.queue is None:
         return ray.data.from_items([{"span": span} for span in feed.heads], override_num_blocks=len(feed.heads))
-    feed.queue.put_nowait_batch(feed.heads)
+    with _if_it_lives():
+        feed.queue.put_nowait_batch(feed.heads)
     return ray.data.from_items([0], override_num_blocks=1).map_batches(
         _named("feed", functools.partial(feed_task, feed.queue.get)),
         batch_format="pyarrow",
