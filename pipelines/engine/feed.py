@@ -46,19 +46,14 @@ class Feed:
 
     @property
     def is_full(self) -> bool:
-        return self._in_hand.is_full(*self._most)
+        """Whether there is too little room to hand out more."""
+        spans_most, units_most = self._most
+        return self._in_hand.is_full(spans_most - spans_most // ROOM, units_most - units_most // ROOM)
 
     def fill(self, is_last: bool = False) -> None:
         """Put more into the queue, if there is room. is_last: nothing more, and nothing after that."""
-        if self.queue is None or self.is_over:
+        if self.queue is None or self.is_over or (self.is_full and not is_last):
             return
-        if is_last:
-            self.is_over = True
-            self.queue.put_nowait_batch([None])
-            return
-        spans_most, units_most = self._most
-        if self._in_hand.is_full(spans_most - spans_most // ROOM, units_most - units_most // ROOM):
-            return
-        spans: list[str | None] = [*self._more()]
-        self.is_over = self._in_hand.is_exhausted
+        spans: list[str | None] = [] if is_last else [*self._more()]
+        self.is_over = is_last or self._in_hand.is_exhausted
         self.queue.put_nowait_batch([*spans, None] if self.is_over else spans)
