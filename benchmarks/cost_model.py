@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+from pipelines.engine import feed
 from pipelines.run import sizing
 from pipelines.table import orphans
 
@@ -25,7 +26,8 @@ UNIT_CPU_SECONDS = 6.4e-6  # history.py: one unit of the table, queried and matc
 UNIT_BYTES_BEFORE = 410  # a unit of the table as an object in a list: 10^7 of them took 4.1 GB
 SHARD_BYTES = 1_300  # scale.py: 10^7 rows in 100,000 files less the same in 1,000
 SHARD_CACHED_CPU_SECONDS = 44e-6  # planning.py: 100,000 files, counts remembered
-UNIT_IN_WAVE_BYTES, BUNDLE_BYTES = 1_000, 5_000  # what Ray keeps for an item of a dataset, and ours
+UNIT_BYTES = 340  # of one in hand
+SPAN_BYTES, FED_BYTES = 5_000, 700  # what Ray keeps of a span in hand, and of each that it was handed
 DRIVER_BYTES = 300e6  # scale.py: a driver with Ray and nothing to do
 # When Ray was chosen: 14 to 18 ms of the driver's one thread a unit of four stages, on a quiet machine.
 UNITS_PER_SECOND = 60.0
@@ -36,7 +38,7 @@ CORE_SECONDS_PER_ROW = 76e-6
 
 TOKENS_PER_ROW = 180
 BUNDLE_START_SECONDS = 0.7e-3  # Ray makes the items of a dataset one after the other before the first one runs
-REPLICA_START_SECONDS = 60.0  # processes, weights, warm-up and self-check; and the last units of the wave before
+REPLICA_START_SECONDS = 60.0  # processes, weights, warm-up and self-check; and the last units, when some have none left
 PART_BYTES, PARTS_EXTRA = 5 << 20, 2  # a data file goes up in parts, and two requests more
 GETS_PER_UNIT, GETS_PER_FRAGMENT_AND_QUERY = 3, 3
 DOLLARS_PER_PUT_OR_LIST, DOLLARS_PER_GET, DOLLARS_PER_GB_MONTH = 5e-6, 0.4e-6, 0.023  # S3 standard, us-east-1
@@ -137,13 +139,17 @@ class Job:
         return (self.vector_bytes + self.manifests_bytes()) / 1e9 * DOLLARS_PER_GB_MONTH
 
     @property
-    def bundles_in_wave(self) -> float:
-        return min(self.units, sizing.bundles_per_wave(self.gpus))
+    def units_per_span(self) -> float:
+        """At most: a pass over a whole file."""
+        return max(1.0, ROWS_PER_SHARD / self.rows_per_unit)
 
     @property
     def driver_bytes(self) -> float:
-        wave = self.bundles_in_wave * (BUNDLE_BYTES + UNIT_IN_WAVE_BYTES)
-        return DRIVER_BYTES + self.shards * SHARD_BYTES + wave
+        spans = self.units / self.units_per_span
+        in_hand = min(spans, max(feed.SPANS, feed.SPANS_PER_REPLICA * self.gpus))
+        units = min(in_hand * self.units_per_span, max(feed.UNITS, feed.UNITS_PER_REPLICA * self.gpus))
+        under_way = in_hand * SPAN_BYTES + units * UNIT_BYTES
+        return DRIVER_BYTES + self.shards * SHARD_BYTES + spans * FED_BYTES + under_way
 
     @property
     def cores(self) -> float:
@@ -174,23 +180,20 @@ class Job:
     def resume_bytes_before(self) -> float:
         return DRIVER_BYTES + max(self.names_of_all_versions * TRACKED_NAME_BYTES, self.units * UNIT_BYTES_BEFORE)
 
-    def idle_share(self, bundles: float, units: float, rows_per_file: float = ROWS_PER_SHARD) -> float:
-        """Of the replicas' time, with waves of at most so many bundles and units: while they are started anew, and
-        while Ray makes the next wave's items."""
-        rows_per_bundle = min(self.rows_per_unit, 256 * rows_per_file)
-        bundles = min(
-            bundles, self.rows / rows_per_bundle, units * min(self.rows_per_unit, rows_per_file) / rows_per_bundle
-        )
-        working = bundles * rows_per_bundle / self.rows_per_second
-        idle = REPLICA_START_SECONDS + bundles * BUNDLE_START_SECONDS
-        return idle / (working + idle)
+    @property
+    def starting_share(self) -> float:
+        """Of the replicas' time: they are started once."""
+        return REPLICA_START_SECONDS / (self.hours * 3600 + REPLICA_START_SECONDS)
 
-    def idle_share_now(self, rows_per_file: float = ROWS_PER_SHARD) -> float:
-        return self.idle_share(sizing.bundles_per_wave(self.gpus), sizing.UNITS_PER_WAVE, rows_per_file)
-
-    def idle_share_before(self, rows_per_file: float = ROWS_PER_SHARD) -> float:
+    def starting_share_before(self, rows_per_file: float = ROWS_PER_SHARD) -> float:
+        """With waves of at most so many bundles and units, after each of which they were started anew, while Ray made
+        the items of the next."""
         units = max(4_096, 64 * self.gpus)
-        return self.idle_share(units, units, rows_per_file)
+        rows_per_bundle = min(self.rows_per_unit, 256 * rows_per_file)
+        rows = min(self.rows, units * min(self.rows_per_unit, rows_per_file))
+        working = rows / self.rows_per_second
+        idle = REPLICA_START_SECONDS + rows / rows_per_bundle * BUNDLE_START_SECONDS
+        return idle / (working + idle)
 
 
 def manifest_bytes(fragments: float) -> float:
@@ -247,7 +250,7 @@ LINES: tuple[Line, ...] = (
     ("driver's memory", "m", lambda j: number(j.driver_bytes, "B")),
     ("plan, counts remembered (CPU)", "m", lambda j: seconds(j.shards * SHARD_CACHED_CPU_SECONDS)),
     ("resume to first unit (CPU)", "m", lambda j: seconds(j.resume_seconds)),
-    ("replicas idle between waves", "s", lambda j: percent(j.idle_share_now())),
+    ("replicas idle while they start", "s", lambda j: percent(j.starting_share)),
 )
 BEFORE: tuple[Line, ...] = (
     ("names listed to find orphans", "m", lambda j: number(j.names_of_all_versions)),
@@ -261,10 +264,10 @@ BEFORE: tuple[Line, ...] = (
     ("now", "a", lambda j: number(j.commits())),
     ("committing at the end, of one core", "m", lambda j: percent(j.committing(1e6))),
     ("now", "m", lambda j: percent(j.committing())),
-    ("replicas idle between waves", "s", lambda j: percent(j.idle_share_before())),
-    ("now", "s", lambda j: percent(j.idle_share_now())),
-    ("the same, files of 100 rows", "s", lambda j: percent(j.idle_share_before(100))),
-    ("now", "s", lambda j: percent(j.idle_share_now(100))),
+    ("replicas idle while they start", "s", lambda j: percent(j.starting_share_before())),
+    ("now", "s", lambda j: percent(j.starting_share)),
+    ("the same, files of 100 rows", "s", lambda j: percent(j.starting_share_before(100))),
+    ("now", "s", lambda j: percent(j.starting_share)),
 )
 
 

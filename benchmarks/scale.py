@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,13 @@ class Stopping:
         self._executor = executor
         self._note = note
         self._left = after_rows
-        self.waves = 0
+        self.executions = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
-        self.waves += 1
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
+        self.executions += 1
         for result in self._executor.run(FirstUnit(read, self._note), stages, spans):
             yield result
             self._left -= sum(unit.rows for unit in result.bundle)
@@ -156,7 +156,7 @@ def one_run(job: JobConfig, note: str, stop_after: float) -> dict[str, Any]:
         "driver_cpu_seconds_after_planning": round(time.process_time() - planned_cpu, 2),
         "rows": run.metrics.rows_committed,
         "units": run.metrics.units_committed,
-        "waves": executor.waves,
+        "executions": executor.executions,
         "commits": len(commits),
         "commit_ms": quantiles(commits),
         "rss_mb_each_second": holding.shown(),

@@ -54,7 +54,7 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
         noted = [_noting(stage, str(self._log)) if stage.name == "embed" else stage for stage in stages]
         for result in self._executor.run(read, noted, spans):
             if isinstance(result, Receipt):

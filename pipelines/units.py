@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -186,7 +186,7 @@ def _edges(shard: Shard, rows_per_unit: int) -> list[int]:
     return [e for e in edges if 0 < e < shard.rows]
 
 
-def left_of(span: Span, missing: set[int]) -> Span:
+def left_of(span: Span, missing: Container[int]) -> Span:
     """What of a span has not come back; `missing` are unit ids."""
     bundles = (tuple(unit for unit in bundle if unit.id in missing) for bundle in span)
     return tuple(bundle for bundle in bundles if bundle)

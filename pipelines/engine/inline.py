@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from actors.device import cpu
@@ -31,7 +31,7 @@ class InlineExecutor:
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         return (function(item) for item in items)
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
         stream: Iterator[Item] = (item for span in spans for item in read(span))
         for stage in stages:
             stream = _through(stream, stage)

@@ -21,27 +21,32 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.device import cpu
 from actors.spec import ModelError
 from pipelines.config import ReplicaRange
+from pipelines.engine.feed import Feed
+from pipelines.engine.in_hand import InHand
 from pipelines.engine.nodes import Node
 from pipelines.engine.reach import answers, in_time, meant, must_answer, must_be_somewhere
 from pipelines.engine.stage import Parcel, Reader, Result, Stage
 from pipelines.engine.ticks import with_ticks
 from pipelines.engine.watch import ReplicasGone, Watch
-from pipelines.engine.wire import decode, span_to_json
-from pipelines.engine.workers import Replica, read_task, stage_task
+from pipelines.engine.wire import decode
+from pipelines.engine.workers import Replica, feed_task, read_task, stage_task
 from pipelines.errors import EngineError, VectormillError
-from pipelines.units import Span, left_of
+from pipelines.units import Span
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +54,7 @@ R = TypeVar("R")
 TASK_RETRIES = 2  # of a task whose process died; 3 attempts in all
 CPUS_BESIDE_REPLICAS = 3  # for read, tokenise and write tasks: with none left a stage waits for ever
 INIT_DEATHS = 3  # of replicas that die while they start, one after the other, before the run ends
-MOST_EXECUTIONS = 6  # of one list of spans: one more each time that a node was lost, and units with it
+MOST_EXECUTIONS = 6  # in a row that bring nothing: one more each time that a node was lost, and units with it
 NOTICED_SECONDS = 60.0  # for Ray to notice that a node died
 LOOK_SECONDS = 5.0  # between two looks at the cluster while nothing comes
 IN_WORKERS = {"TOKENIZERS_PARALLELISM": "false"}  # a stage is one thread's work; others have the other cores
@@ -164,31 +169,34 @@ class RayExecutor:
             except ray.exceptions.RayTaskError as bad:
                 raise (bad.cause if isinstance(bad.cause, (VectormillError, ModelError)) else bad) from None
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
-        missing = {unit.id for span in spans for bundle in span for unit in bundle}
-        for _ in range(MOST_EXECUTIONS):
-            if not spans:
-                return
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
+        rest, in_vain = iter(spans), 0
+        while in_vain < MOST_EXECUTIONS:
+            in_hand = InHand(rest)
             dead = _dead_nodes()
             if self._dead is not None and not dead <= self._dead:
                 self._as_a_new_job()
             self._dead = dead
             try:
-                for result in self._stream(read, stages, spans, self._watch(stages)):
-                    missing.difference_update(unit.id for unit in result.bundle)
-                    yield result
-                if not missing or _dead_nodes() <= dead:
+                all_fed = yield from self._stream(read, stages, in_hand, self._watch(stages))
+                if all_fed and (not in_hand.units or _dead_nodes() <= dead):
                     return
             except ReplicasGone:
                 stages = [_fitting(stage) for stage in stages]
-            # What was on a node that died is no row's fault.
-            spans = [rest for span in spans if (rest := left_of(span, missing))]
+            # What was on a node that died, or not handed out yet, is no row's fault.
+            rest = chain(in_hand.left(), rest)
+            in_vain = 0 if in_hand.answers else in_vain + 1
 
-    def _stream(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span], watch: Watch) -> Iterator[Result]:
-        """One execution by Ray Data. Raises ReplicasGone if what is left would wait for replicas that are gone."""
+    def _stream(
+        self, read: Reader, stages: Sequence[Stage], in_hand: InHand, watch: Watch
+    ) -> Generator[Result, None, bool]:
+        """One execution by Ray Data; whether all that is in hand was handed out. Raises ReplicasGone if what is left
+        would wait for replicas that are gone."""
         _set_context(watch)
-        heads = [{"span": span_to_json(span)} for span in spans]
-        stream = ray.data.from_items(heads, override_num_blocks=len(heads)).map_batches(
+        feed = Feed(in_hand, stages, lambda: Queue(actor_options={"num_cpus": 0, **_here()}))
+        if not feed.heads:
+            return True
+        stream = _source(feed).map_batches(
             _named("read", functools.partial(read_task, read, stages[0].timeout_seconds if stages else None)),
             batch_size=1,
             batch_format="pyarrow",
@@ -197,20 +205,21 @@ class RayExecutor:
         )
         for stage in stages:
             stream = _apply(stream, stage)
-        batches = stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        all_fed = feed.queue is None
         self._unfinished += 1
-        heard = time.monotonic()
         try:
-            for batch in with_ticks(batches, lambda: LOOK_SECONDS):
-                if batch is not None or answers(self._head):
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > HEAD_LOST_SECONDS:
-                    self._head_is_lost()
+            for batch in self._batches(stream):
                 if batch is not None:
                     watch.came()
                     for item in decode(batch):
                         assert not isinstance(item, Parcel), "the last stage writes"
-                        yield item
+                        if item.bundle:
+                            in_hand.answered(item)
+                            yield item
+                        else:  # ALL_FED
+                            all_fed = True
+                with _if_it_lives():
+                    feed.fill(is_last=watch.is_time_to_look(feed.is_full))
             self._unfinished -= 1
         except ReplicasGone:  # from the execution's own loop, which has ended with it
             self._unfinished -= 1
@@ -222,6 +231,18 @@ class RayExecutor:
                 f"the engine failed: {type(bad).__name__}: {str(bad).strip().splitlines()[0]}. What is committed "
                 "stays; the same command goes on from there."
             ) from bad
+        return all_fed
+
+    def _batches(self, stream: Any) -> Iterator[Any]:
+        """What comes of a dataset, and None while nothing does. Raises EngineError if the head does not answer."""
+        heard = time.monotonic()
+        batches = stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in with_ticks(batches, lambda: LOOK_SECONDS):
+            if batch is not None or answers(self._head):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > HEAD_LOST_SECONDS:
+                self._head_is_lost()
+            yield batch
 
     def _watch(self, stages: Sequence[Stage]) -> Watch:
         pool = next((stage for stage in stages if stage.replicas is not None), None)
@@ -307,6 +328,32 @@ def _set_context(watch: Watch) -> None:
     context.custom_execution_callback_classes = [watch]
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1  # else the parcels of one read task are merged into one block, one task, one fate
+
+
+def _here() -> dict[str, Any]:
+    """For what lives and dies with the driver: to be put on its node."""
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _if_it_lives() -> contextlib.AbstractContextManager[None]:
+    """A queue whose process died gives its task an error, which ends the feed and with it the execution."""
+    return contextlib.suppress(ray.exceptions.RayActorError)
+
+
+def _source(feed: Feed) -> Any:
+    """A dataset of the spans that the feed gives, each a block of its own."""
+    if feed.queue is None:
+        return ray.data.from_items([{"span": span} for span in feed.heads], override_num_blocks=len(feed.heads))
+    with _if_it_lives():
+        feed.queue.put_nowait_batch(feed.heads)
+    return ray.data.from_items([0], override_num_blocks=1).map_batches(
+        _named("feed", functools.partial(feed_task, feed.queue.get)),
+        batch_format="pyarrow",
+        num_cpus=0,
+        max_retries=0,  # a second one would give other spans in the place of those that the first one gave
+        **_here(),
+    )
 
 
 def _apply(stream: Any, stage: Stage) -> Any:

@@ -172,8 +172,11 @@ class Executor(Protocol):
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Apply `function` to each item in parallel; results in any order. For planning, not for rows."""
 
-    def run(self, read: Reader, stages: Sequence[Stage], spans: Sequence[Span]) -> Iterator[Result]:
-        """Read each span, pass the parcels through the stages, and yield receipts and failures as they come."""
+    def run(self, read: Reader, stages: Sequence[Stage], spans: Iterable[Span]) -> Iterator[Result]:
+        """Read each span, pass the parcels through the stages, and yield receipts and failures as they come.
+
+        Spans are drawn no further ahead than they are needed. Some may be left undrawn, when so much was lost that
+        those to blame should be looked for first."""
 
     def close(self) -> None:
         """Stop what still runs and release what was started."""

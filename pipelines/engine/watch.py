@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.engine.in_hand import SUSPECTS_MOST
 from pipelines.errors import EngineError
 
 PATIENCE_SECONDS = 60.0  # of silence after a node was lost, or three times the longest silence before
@@ -36,6 +37,7 @@ class Watch:
         self._most_room = 0
         self._looked = self._last = time.monotonic()
         self._longest: float | None = None
+        self.lost = 0  # calls of tasks or replicas whose process died each time
 
     def __call__(self) -> Watch:
         """Ray Data makes an instance for each execution; this is the one."""
@@ -53,6 +55,11 @@ class Watch:
 
     def on_execution_step(self, executor: object) -> None:
         """Raises ReplicasGone or EngineError when what is left cannot come."""
+        # Nothing public says it. Where Ray Data has another name for it, some may have been lost.
+        self.lost = getattr(executor, "_num_errored_blocks", 1)
+        # Statistics of each block, of which nobody asks: 2 kB each until the execution ends.
+        for operator in getattr(executor, "_topology", ()):
+            getattr(operator, "_output_blocks_stats", []).clear()
         now = time.monotonic()
         if not self._replicas or now - self._looked < self._look_seconds:
             return
@@ -60,13 +67,23 @@ class Watch:
         room, silent = self._room(), now - self._last
         self._most_room = max(self._most_room, room)
         if 0 < room < min(self._most_room, self._replicas):
-            if silent > max(PATIENCE_SECONDS, 3 * (self._longest or 0.0)):
+            if silent > self._patience:
                 raise ReplicasGone
         elif not room and silent > NO_ROOM_SECONDS:
             raise EngineError(
                 f"for {silent / 60:.0f} minutes no node of the cluster could hold a replica. What is committed stays; "
                 "run the same command when there are nodes (`ray status` shows them)."
             )
+
+    @property
+    def _patience(self) -> float:
+        return max(PATIENCE_SECONDS, 3 * (self._longest or 0.0))
+
+    def is_time_to_look(self, is_full: bool) -> bool:
+        """Whether the execution should get no more: so much was lost that those to blame are to be looked for, or what
+        was lost may be all that is in hand. is_full: as much is in hand as may be."""
+        silent = time.monotonic() - self._last
+        return self.lost >= SUSPECTS_MOST or bool(self.lost and is_full and silent > self._patience)
 
     def before_execution_starts(self, executor: object) -> None:
         pass

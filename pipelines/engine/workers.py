@@ -17,7 +17,7 @@ import pyarrow as pa
 from actors.spec import ReplicaBroken
 from pipelines.engine import deadline
 from pipelines.engine.stage import Reader, Stage, by_replica, call
-from pipelines.engine.wire import decode, encode, span_from_json
+from pipelines.engine.wire import ALL_FED, decode, encode, heads, span_from_json
 
 LEAVE_SECONDS = 5.0  # for a process's last answer to reach the driver
 
@@ -48,9 +48,21 @@ class Replica:
         return encode(by_replica(items, self._process))
 
 
+def feed_task(take: Callable[[], str | None], batch: pa.Table) -> Iterator[pa.Table]:
+    """Spans, as they can be taken; the last is null: nothing more is to come."""
+    while True:
+        span = take()
+        yield heads([span])
+        if span is None:
+            return
+
+
 def read_task(read: Reader, timeout_seconds: float | None, batch: pa.Table) -> Iterator[pa.Table]:
     _not_after_a_hang()
     for span in batch["span"].to_pylist():
+        if span is None:
+            yield encode([ALL_FED])
+            return
         items = read(span_from_json(span))
         while True:
             with deadline.watchdog(timeout_seconds):

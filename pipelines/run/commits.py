@@ -2,7 +2,7 @@
 
 Receipts wait until `every_seconds` have passed since the first of them or `every_rows` rows wait, then all of them go
 into one transaction: often enough that a crash costs little, seldom enough that neither versions nor fragments pile
-up. The first receipt for a unit wins; a second one (a task the engine ran twice) is dropped, its files are orphans.
+up. What comes here has been told from what an engine gave twice (engine/in_hand.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ Commit = Callable[[Sequence[str], Mapping[str, str]], None]  # what was written,
 
 
 class Committer:
-    """Collects receipts and commits them. `properties` (called at each commit) describe the run for observers.
-
-    Its memory is bounded by the units of one wave: call `forget` between waves."""
+    """Collects receipts and commits them. `properties` (called at each commit) describe the run for observers."""
 
     def __init__(
         self,
@@ -34,21 +32,14 @@ class Committer:
         self._waiting: list[Receipt] = []
         self.rows_waiting = 0
         self._first_at = 0.0
-        self._seen: set[int] = set()
         self.commits = 0
         self.longest_commit_seconds = 0.0
 
-    def offer(self, receipt: Receipt) -> bool:
-        """Take a receipt; False if one of its units has a receipt already, and then none of it is taken."""
-        ids = {unit.id for unit in receipt.bundle}
-        if ids & self._seen:
-            return False
-        self._seen |= ids
+    def offer(self, receipt: Receipt) -> None:
         if not self._waiting:
             self._first_at = time.monotonic()
         self._waiting.append(receipt)
         self.rows_waiting += sum(unit.rows for unit in receipt.bundle)
-        return True
 
     def seconds_until_due(self) -> float | None:
         """None while nothing waits."""
@@ -72,8 +63,3 @@ class Committer:
         self.longest_commit_seconds = max(self.longest_commit_seconds, time.monotonic() - started)
         self.commits += 1
         return taken
-
-    def forget(self) -> None:
-        """Start a new wave of units. Nothing may wait."""
-        assert not self._waiting, "commit first"
-        self._seen.clear()

@@ -1,7 +1,7 @@
 """One run over one table: takes the fence, works off what is pending, and accounts for it.
 
-open or create the table, ask it what is done → take the fence → for each wave of pending units: read, what the task is,
-write; commit receipts (waves.py) → account for every row
+open or create the table, ask it what is done → take the fence → work off what is pending: read, what the task is,
+write, commit (workload.py) → account for every row
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines.run.prepare import Prepared, check_same_space
 from pipelines.run.sizing import bundles, rows_per_commit
 from pipelines.run.unit_attempts import UnitAttempts
 from pipelines.run.upgrade import upgrade
-from pipelines.run.waves import Waves
+from pipelines.run.workload import Workload
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending, pending
 from pipelines.table.fence import Fence
@@ -126,15 +126,15 @@ class Run:
         sink = AppendRows(prepared.address, prepared.schema, self.id)
         rows = run.commit_every_rows or rows_per_commit(prepared.capacity.replicas.max)
         committer = Committer(partial(sink.commit, fence), run.commit_every_seconds, rows, self._properties)
-        waves = Waves(
+        workload = Workload(
             prepared, self.executor, sink, committer, self.attempts, self.metrics, self.bad_rows, self.progress
         )
         rows_per_unit = prepared.metadata.rows_per_unit
         with self.progress.running():
             try:
-                waves.work_off(bundles(pending(prepared.shards, self.state.done, rows_per_unit), rows_per_unit))
+                workload.work_off(bundles(pending(prepared.shards, self.state.done, rows_per_unit), rows_per_unit))
             except (KeyboardInterrupt, VectormillError, ModelError) as stop:
-                waves.commit()  # what is written need not be done again
+                workload.commit()  # what is written need not be done again
                 if not isinstance(stop, KeyboardInterrupt):
                     fence.check_not_superseded()  # a newer run removes files that this one is writing: its orphans
                 raise

@@ -1,5 +1,5 @@
 """How large a work unit should be, about ten seconds of one replica's work; and how units are packed: small ones into
-bundles, bundles into waves, and into spans that one pass over a stretch of a file reads.
+bundles, and bundles into spans that one pass over a stretch of a file reads.
 
 A unit is what a crash costs, and one driver schedules 60-70 units a second, so the size follows the model's speed:
 128 rows for a large model on a CPU, 65,536 for a small one on a GPU. The estimate may be off by a factor of three
@@ -24,14 +24,11 @@ ROWS_PER_FRAGMENT = 65_536
 # A replica: half a minute's work of 512 replicas must not be forty commits, each of which rewrites the whole manifest.
 COMMIT_EVERY_ROWS = 1_000_000
 SMALLEST_UNIT, LARGEST_UNIT = 128, 65_536  # records; of rows fewer where each gives many
-# A wave is one execution of the engine. At its end the replicas run dry and are started anew, so it must be long; but
-# its bundles are all made before the first one runs, with Ray at 0.7 ms and 5 kB each.
-BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA, BUNDLES_PER_WAVE_MOST = 16_384, 1_024, 65_536
-UNITS_PER_WAVE = 524_288  # of tiny files; about 1 kB each in the driver
 ROWS_IF_FREE = 8_192  # a model without weights (the fake one)
 # Each pass over a file also reads its footer, and what lies between where reading can begin and its first row. So it
 # has so many bytes of the file's rows, and this part of the file, at least: together they read a file at most twice.
 SPAN_BYTES, SPANS_PER_FILE = 16 << 20, 8
+BUNDLES_PER_SPAN = 16_384  # of what can only be read from its beginning; behind so many it is begun once more
 
 # Sustained FLOP/s a replica reaches in practice: MiniLM in fp32 does 4,000 tokens/s of 21 MFLOP on one core; a
 # data-centre GPU reaches at least this much with small micro-batches in bf16.
@@ -96,11 +93,6 @@ def rows_per_commit(replicas: int) -> int:
     return COMMIT_EVERY_ROWS * replicas
 
 
-def bundles_per_wave(replicas: int) -> int:
-    """About an hour's work: a bundle is about ten seconds of one replica's."""
-    return min(BUNDLES_PER_WAVE_MOST, max(BUNDLES_PER_WAVE, BUNDLES_PER_WAVE_AND_REPLICA * replicas))
-
-
 def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int = 256) -> Iterator[Bundle]:
     """Pack neighbouring small units so that many tiny files do not become many tiny tasks."""
     held: list[Unit] = []
@@ -117,27 +109,13 @@ def bundles(units: Iterable[Unit], rows_per_bundle: int, units_per_bundle: int =
         yield tuple(held)
 
 
-def waves(packed: Iterable[Bundle], bundles_most: int, units_most: int) -> Iterator[list[Bundle]]:
-    """Parts of a stream of bundles, each with at most so many of them and about so many units."""
-    wave: list[Bundle] = []
-    units = 0
-    for bundle in packed:
-        wave.append(bundle)
-        units += len(bundle)
-        if len(wave) == bundles_most or units >= units_most:
-            yield wave
-            wave, units = [], 0
-    if wave:
-        yield wave
-
-
 def spans(packed: Iterable[Bundle]) -> Iterator[Span]:
     """Join bundles that one pass over a file reads: by their bytes, where reading can begin anew behind them; all of a
     row group, of a record batch, of a compressed stream."""
     held: list[Bundle] = []
     share = 0
     for bundle in packed:
-        if held and not _joins(held[-1][-1], bundle[0], share):
+        if held and (len(held) == BUNDLES_PER_SPAN or not _joins(held[-1][-1], bundle[0], share)):
             yield tuple(held)
             held, share = [], 0
         held.append(bundle)

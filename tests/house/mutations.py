@@ -83,7 +83,13 @@ MUTATIONS = [
     Mutation(
         "first receipt wins",
         "a unit that the engine delivers twice is taken once",
-        [("pipelines/run/commits.py", "        if ids & self._seen:\n            return False\n", "")],
+        [
+            (
+                "pipelines/engine/in_hand.py",
+                "if not there or (isinstance(result, Receipt) and len(there) < len(result.bundle)):",
+                "if isinstance(result, Receipt):\n            return result\n        if not there:",
+            )
+        ],
         chaos("kill -9 of the driver"),
         provocation=[
             (
@@ -92,6 +98,42 @@ MUTATIONS = [
                 "(item for span in spans for _ in range(2) for item in read(span))",
             )
         ],
+    ),
+    Mutation(
+        "failed once, lost for good",
+        "a unit that failed is not taken for one with a receipt, and drawn again",
+        [("pipelines/run/workload.py", "            if self._again:\n", "            if False:\n")],
+        tests("pipelines/run/test_scale.py::test_what_fails_is_tried_again_in_the_same_run_of_the_engine"),
+    ),
+    Mutation(
+        "what is lost",
+        "what an engine was given and never answered is run again",
+        [("pipelines/run/workload.py", "        self._again.extend(parts)\n", "")],
+        tests("pipelines/run/test_unit_attempts.py::test_rows_that_kill_their_process_are_found_and_recorded"),
+    ),
+    Mutation(
+        "all that is to do",
+        "an engine that ends early is run again over what it did not draw",
+        [("pipelines/run/workload.py", "        while not self._is_drawn:\n", "        if not self._is_drawn:\n")],
+        tests("pipelines/run/test_scale.py::test_rows_to_blame_are_looked_for_before_many_are_lost"),
+    ),
+    Mutation(
+        "a feed that dies",
+        "what the feed of an execution did not hand out is run again",
+        [
+            (
+                "pipelines/engine/ray.py",
+                "                if all_fed and (not in_hand.units or _dead_nodes() <= dead):",
+                "                if not in_hand.units or _dead_nodes() <= dead:",
+            )
+        ],
+        tests("pipelines/engine/test_watch.py::test_units_that_the_feed_never_handed_out_are_no_row_s_fault"),
+    ),
+    Mutation(
+        "a feed is not tried again",
+        "a second feed would give other spans in the place of those that the first one gave",
+        [("pipelines/engine/ray.py", "        max_retries=0,  # a second", "        max_retries=3,  # a second")],
+        tests("pipelines/engine/test_feed.py::test_a_feed_that_dies_loses_nothing_and_blames_nobody"),
     ),
     Mutation(
         "shard identity",

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from pipelines.corpus.corpus import Corpus
+from pipelines.engine.in_hand import InHand
 from pipelines.engine.stage import Receipt
 from pipelines.errors import VectormillError
 from pipelines.run.commits import Committer
@@ -257,14 +258,18 @@ def test_the_first_receipt_of_a_unit_wins(offers: list[tuple[list[int], bool]]) 
     """For any order, any doubling, any packing of receipts and any moment of a commit: no unit is in two commits, and
     what was taken is committed, all of it, once."""
     table = Table()
+    in_hand = InHand([(tuple(Unit(1, "a", n, n + 1, 0, "") for n in range(8)),)])
+    next(in_hand)
     committer = Committer(table.commit, 3600, 10**9, dict)
     taken: list[str] = []
     seen: set[int] = set()
     for number, (units, commit) in enumerate(offers):
         bundle = tuple(Unit(1, "a", n, n + 1, 0, "") for n in units)
+        receipt = Receipt(bundle, (f"{number}",))
         first = not seen & set(units)
-        assert committer.offer(Receipt(bundle, (f"{number}",))) is first
+        assert (in_hand.answered(receipt) is receipt) is first
         if first:
+            committer.offer(receipt)
             seen |= set(units)
             taken.append(f"{number}")
         if commit:

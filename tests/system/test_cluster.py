@@ -27,10 +27,13 @@ DRIVER = textwrap.dedent(
     import sys, time
     import ray
     from pipelines.cli import app as cli
+    from pipelines.engine import feed
     from pipelines.engine import ray as ray_executor
     from pipelines.engine import watch
+    from pipelines.run import sizing
     from pipelines.tasks import embed
 
+    feed.SPANS, feed.SPANS_PER_REPLICA, sizing.SPAN_BYTES = 8, 2, 1
     watch.PATIENCE_SECONDS = 5.0
     ray_executor.LOOK_SECONDS = 1.0
     ray_executor.HEAD_LOST_SECONDS = 8.0

@@ -14,9 +14,10 @@ import ray
 
 from actors.embedder.fake import FakeEmbedModel
 from actors.spec import DeviceOutOfMemory
+from pipelines.engine import feed
 from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import Incomplete, VectormillError
-from pipelines.run import waves
+from pipelines.run import sizing, workload
 from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
 from tests.support.jobs import Said, ids, job, rows, run, write_parquet
@@ -194,11 +195,13 @@ def slow(function):
 
 
 def test_killed_readers_tokenisers_replicas_and_writers_lose_nothing(tmp_path, executor, monkeypatch):
+    monkeypatch.setattr(feed, "SPANS", 1)
+    monkeypatch.setattr(sizing, "SPAN_BYTES", 1)
     write_parquet(tmp_path / "corpus", shards=6)
-    real_reader, real_tokenise, real_write = waves.reader, embed.tokenise_stage, waves.Write
-    monkeypatch.setattr(waves, "reader", lambda *how: slow(real_reader(*how)))
+    real_reader, real_tokenise, real_write = workload.reader, embed.tokenise_stage, workload.Write
+    monkeypatch.setattr(workload, "reader", lambda *how: slow(real_reader(*how)))
     monkeypatch.setattr(embed, "tokenise_stage", lambda work, *how: real_tokenise(slow(work), *how))
-    monkeypatch.setattr(waves, "Write", lambda *how: slow(real_write(*how)))
+    monkeypatch.setattr(workload, "Write", lambda *how: slow(real_write(*how)))
     monkeypatch.setattr(embed, "embedder", lambda spec: slow(embedder(spec)))
     kinds = list(WORKERS.values())
     killed, over = [], threading.Event()

@@ -7,6 +7,7 @@ import pytest
 from pipelines.config import ReplicaRange
 from pipelines.engine import ray as ray_executor
 from pipelines.engine import watch
+from pipelines.engine.in_hand import SUSPECTS_MOST, InHand
 from pipelines.engine.stage import Receipt, Stage
 from pipelines.engine.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 from pipelines.errors import EngineError, VectormillError
@@ -103,6 +104,35 @@ def test_it_does_nothing_in_a_worker():
     assert found() is found
 
 
+class Execution:
+    """Stands for Ray Data's, as far as it says how many calls were lost."""
+
+    def __init__(self, lost):
+        self._num_errored_blocks = lost
+
+
+def test_it_is_time_to_look_for_those_to_blame_when_many_calls_were_lost(clock):
+    found = Watch()
+    found.on_execution_step(Execution(SUSPECTS_MOST - 1))
+    assert not found.is_time_to_look(is_full=True)
+    found.on_execution_step(Execution(SUSPECTS_MOST))
+    assert found.is_time_to_look(is_full=False)
+
+
+def test_a_few_lost_calls_may_be_all_that_is_in_hand(clock):
+    """Then nothing more comes, and nothing more is handed out: waiting would be for ever."""
+    found = Watch()
+    found.on_execution_step(Execution(1))
+    clock.pass_by(PATIENCE_SECONDS + 1)
+    assert not found.is_time_to_look(is_full=False)
+    assert found.is_time_to_look(is_full=True)
+    found.came()
+    assert not found.is_time_to_look(is_full=True)
+    found.on_execution_step(Execution(0))
+    clock.pass_by(10 * PATIENCE_SECONDS)
+    assert not found.is_time_to_look(is_full=True), "a unit may take hours, and a model to load"
+
+
 # ---------------------------------------------------------------------- what is run again after a node was lost
 
 
@@ -118,21 +148,24 @@ class Executions:
         self.executor._stream = self._stream
         self.executor._as_a_new_job = lambda: self.jobs.append(len(self.asked))
 
-    def _stream(self, read, stages, spans, watch):
+    def _stream(self, read, stages, in_hand, watch):
+        given, event, *drawn = self._script.pop(0)
+        spans = in_hand.more(*drawn or [1000], 1000)
         self.asked.append(
             ([unit.start for span in spans for bundle in span for unit in bundle], stages[0].replicas.min)
         )
-        given, event = self._script.pop(0)
         for start in given:
+            in_hand.answered(Receipt((row(start),), ()))
             yield Receipt((row(start),), ())
-        if event:
+        if event in ("node lost", "gone"):
             self._dead.add(len(self.asked))
         if event == "gone":
             raise ReplicasGone
+        return event != "feed lost"
 
     def run(self, *starts):
         stage = Stage("embed", lambda: None, num_gpus=1, replicas=ReplicaRange(min=4, max=8))
-        spans = [((row(start),),) for start in starts]
+        spans = (((row(start),),) for start in starts)
         return [receipt.bundle[0].start for receipt in self.executor.run(None, [stage], spans)]
 
 
@@ -145,6 +178,12 @@ def test_units_that_were_on_a_lost_node_are_run_again_at_once(monkeypatch):
     assert found.run(1, 2, 3, 4) == [1, 3, 2, 4]
     assert found.asked == [([1, 2, 3, 4], 4), ([2, 4], 4)]
     assert found.jobs == [1], "what Ray keeps of the first execution goes with its job"
+
+
+def test_units_that_the_feed_never_handed_out_are_no_row_s_fault(monkeypatch):
+    found = Executions(monkeypatch, ([1], "feed lost", 3), ([2, 3, 4], None))
+    assert found.run(1, 2, 3, 4) == [1, 2, 3, 4]
+    assert found.asked == [([1, 2, 3], 4), ([2, 3, 4], 4)], "what was left first, then what was not drawn yet"
 
 
 def test_units_lost_without_a_node_are_left_to_be_narrowed_down(monkeypatch):
@@ -185,7 +224,7 @@ def test_an_execution_that_is_given_up_is_over(monkeypatch):
     monkeypatch.setattr(ray_executor, "_set_context", lambda watch: None)
     monkeypatch.setattr(ray_executor.ray.data, "from_items", lambda *_, **__: Abandoned())
     with pytest.raises(ReplicasGone):
-        list(executor._stream(None, [], [], Watch()))
+        list(executor._stream(None, [], InHand([((row(1),),)]), Watch()))
     assert executor._unfinished == 0
 
 
@@ -206,7 +245,13 @@ def test_a_head_that_is_lost_before_the_new_job_ends_the_run_with_one_message(mo
 def test_running_again_is_bounded(monkeypatch):
     found = Executions(monkeypatch, *[([], "node lost")] * ray_executor.MOST_EXECUTIONS)
     assert found.run(1) == []
-    assert found.run() == [], "nothing to do"
+
+
+def test_running_again_is_not_bounded_while_something_comes(monkeypatch):
+    """Months of a cluster whose nodes come and go."""
+    count = 2 * ray_executor.MOST_EXECUTIONS
+    found = Executions(monkeypatch, *[([start], "node lost") for start in range(count)])
+    assert found.run(*range(count)) == list(range(count))
 
 
 def test_what_is_left_of_a_span():

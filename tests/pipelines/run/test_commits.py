@@ -64,17 +64,6 @@ def test_rows_make_it_due(table, clock):
     assert c.seconds_until_due() == 0
 
 
-def test_first_receipt_wins(table, clock):
-    c = committer(table)
-    assert c.offer(receipt(0, 10, name="first"))
-    assert not c.offer(receipt(0, name="second"))
-    assert not c.offer(receipt(10, 20, name="second")), "half of it has a receipt, so all of it is dropped"
-    c.commit()
-    assert not c.offer(receipt(0, name="late")), "also after the commit"
-    c.commit()
-    assert table.commits == [["first0", "first10"]]
-
-
 def test_failed_commit_is_not_tried_again(table, clock):
     """It may have landed all the same (interrupted after the manifest was written); only the table knows."""
     c = committer(table)
@@ -85,13 +74,3 @@ def test_failed_commit_is_not_tried_again(table, clock):
     table.broken = False
     assert c.commit() == []
     assert table.commits == []
-
-
-def test_forget_bounds_memory_but_not_with_receipts_waiting(table, clock):
-    c = committer(table)
-    c.offer(receipt(0))
-    with pytest.raises(AssertionError):
-        c.forget()
-    c.commit()
-    c.forget()
-    assert c._seen == set()

@@ -13,7 +13,7 @@ from actors.spec import ModelError, ModelSpec
 from actors.weights.locate import locate
 from pipelines.engine.inline import InlineExecutor
 from pipelines.errors import Superseded, VectormillError
-from pipelines.run import waves
+from pipelines.run import workload
 from pipelines.run.prepare import prepare
 from pipelines.run.run import Run
 from pipelines.table import contents, sink
@@ -112,7 +112,7 @@ def test_other_unit_size_resumes_exactly(tmp_path, corpus, monkeypatch):
 def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
     """Nothing is due yet when Ctrl-C comes; the receipts in hand are committed all the same."""
     config = job(tmp_path, run={"commit_every_seconds": 10})
-    real = waves.with_ticks
+    real = workload.with_ticks
 
     def interrupted(stream, due):
         for number, parcel in enumerate(real(stream, due)):
@@ -120,7 +120,7 @@ def test_ctrl_c_commits_what_is_written(tmp_path, corpus, monkeypatch):
                 raise KeyboardInterrupt
             yield parcel
 
-    monkeypatch.setattr(waves, "with_ticks", interrupted)
+    monkeypatch.setattr(workload, "with_ticks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     monkeypatch.undo()

@@ -1,18 +1,25 @@
-"""What keeps a run of 10^10 rows within one driver: what is held, how often the table is asked, how long a wave is."""
+"""What keeps a run of 10^10 rows within one driver: what is held, how often the table is asked, how far ahead units are
+drawn."""
+
+from dataclasses import replace
+from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.engine.inline import InlineExecutor
-from pipelines.run import sizing
+from pipelines.errors import VectormillError
+from pipelines.run import sizing, unit_attempts
 from pipelines.run.prepare import prepare
-from pipelines.run.sizing import waves
+from pipelines.run.run import Run
 from pipelines.table import contents
 from pipelines.table.checkpoint import UnitInTable, count_pending, pending, read_checkpoint
 from pipelines.table.table import LanceTable
+from pipelines.tasks.embed import Tokenise
 from pipelines.units import Shard, count_units, cut
-from tests.support.jobs import job, rows, run, write_parquet
+from tests.support.engines import Unreliable
+from tests.support.jobs import Said, job, rows, run, write_parquet
 
 
 def shard(count, path="a.parquet", breaks=()):
@@ -80,37 +87,89 @@ def test_the_table_is_asked_once_before_the_first_unit_and_once_at_the_end(tmp_p
 
 
 class Counting(InlineExecutor):
+    """Says how many bundles each run of it got, and how many had come in hand when each of its answers came."""
+
     def __init__(self):
         super().__init__()
-        self.executions = []
+        self.executions, self.ahead = [], []
 
     def run(self, read, stages, spans):
-        self.executions.append(sum(len(bundle) for span in spans for bundle in span))
-        return super().run(read, stages, spans)
+        at = len(self.executions)
+        self.executions.append(0)
+
+        def counted():
+            for span in spans:
+                self.executions[at] += len(span)
+                yield span
+
+        for answered, result in enumerate(super().run(read, stages, counted()), 1):
+            self.ahead.append(self.executions[at] - answered)
+            yield result
 
 
-def test_a_wave_is_counted_in_bundles(tmp_path, monkeypatch):
-    """Each execution starts the replicas anew: tiny files must not make it short."""
-    write_parquet(tmp_path / "corpus", shards=24, rows=4)
-    monkeypatch.setattr(sizing, "bundles_per_wave", lambda replicas: 3)
+def test_a_corpus_is_one_run_of_the_engine_and_drawn_as_it_is_worked_off(tmp_path, monkeypatch):
+    """Replicas are started anew with each run of it."""
+    write_parquet(tmp_path / "corpus", shards=400, rows=4)
+    monkeypatch.setattr(sizing, "parcels_per_fragment", lambda *sizes: 1)
     executor = Counting()
     assert run(job(tmp_path), executor).adds_up
-    assert executor.executions == [12, 12], "bundles of 16 rows hold four files"
+    assert executor.executions == [100], "bundles of 16 rows hold four files"
+    assert max(executor.ahead) == 0
 
 
-def test_a_wave_has_a_bound_in_units_too(tmp_path, monkeypatch):
-    write_parquet(tmp_path / "corpus", shards=24, rows=4)
-    monkeypatch.setattr(sizing, "UNITS_PER_WAVE", 8)
+def test_what_fails_is_tried_again_in_the_same_run_of_the_engine(tmp_path, monkeypatch):
+    """Of a store that fails for an hour the units must not pile up; and a fault of the set-up shows at once."""
+    write_parquet(tmp_path / "corpus", shards=40, rows=16)
+    monkeypatch.setattr(sizing, "parcels_per_fragment", lambda *sizes: 1)
+    real, failed = Tokenise.__call__, []
+
+    def tokenise(self, table):
+        if (first := table["id"].to_pylist()[0]) not in failed and len(failed) < 5:
+            failed.append(first)
+            raise RuntimeError("trouble")
+        return real(self, table)
+
+    monkeypatch.setattr(Tokenise, "__call__", tokenise)
     executor = Counting()
     assert run(job(tmp_path), executor).adds_up
-    assert executor.executions == [8, 8, 8]
+    assert executor.executions == [45]
 
 
-def test_waves_lose_no_bundle():
-    units = list(cut(shard(100), 10))
-    packed = [tuple(units[:4]), *((u,) for u in units[4:])]
-    assert [bundle for wave in waves(packed, 3, 5) for bundle in wave] == packed
-    assert [len(wave) for wave in waves(packed, 3, 5)] == [2, 3, 2]
+def test_a_fault_of_all_files_stops_the_run_early(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "corpus", shards=60, rows=16)
+    monkeypatch.setattr(unit_attempts, "MOST_FAILED", 4)
+    config = job(tmp_path)
+    found = prepare(config, InlineExecutor())
+    for file in (tmp_path / "corpus").iterdir():
+        file.unlink()
+    executor = Counting()
+    with pytest.raises(VectormillError, match="5 units or files failed"):
+        Run.open(found, executor, Said()).work()
+    assert executor.executions[0] < 20
+
+
+def test_rows_to_blame_are_looked_for_before_many_are_lost(tmp_path, monkeypatch):
+    """An engine ends early when much is lost. The rest of the corpus is drawn when the rows to blame are found."""
+    write_parquet(tmp_path / "corpus", shards=30, rows=4)
+    monkeypatch.setattr(sizing, "bundles", lambda units, *most: ((unit,) for unit in units))
+
+    class Ending(Unreliable):
+        def run(self, read, stages, spans):
+            return super().run(read, stages, islice(spans, 10))
+
+    executor = Ending(lose=[(f"part-{n}.", 2) for n in (3, 17, 28)])
+    certificate = run(job(tmp_path), executor)
+    assert certificate.adds_up
+    assert certificate.reasons == {"crashes_worker": 3}
+
+
+def test_a_stream_is_begun_once_more_behind_so_many_bundles(monkeypatch):
+    """The driver holds a span as a whole."""
+    monkeypatch.setattr(sizing, "BUNDLES_PER_SPAN", 4)
+    one = replace(shard(100), seekable=False)
+    found = list(sizing.spans((unit,) for unit in cut(one, 10)))
+    assert [len(span) for span in found] == [4, 4, 2]
+    assert [unit.start for span in found for (unit,) in span] == list(range(0, 100, 10))
 
 
 def test_units_are_longer_where_one_driver_serves_many_replicas():

@@ -1,5 +1,7 @@
 """What is tried again, how a row that kills or hangs its process is found, and what stops the run."""
 
+from itertools import islice
+
 import pytest
 
 from actors.spec import ModelError
@@ -104,16 +106,28 @@ def test_rows_that_kill_their_process_are_found_and_recorded(tmp_path, corpus):
 
 
 class Deaf(InlineExecutor):
+    """Takes `most` spans, and gives nothing back."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
     def run(self, read, stages, spans):
+        list(islice(spans, self.most))
         return iter(())
 
 
 def test_an_engine_that_loses_everything_stops_the_run(tmp_path):
     """A broken cluster must not turn a corpus into rows that `crash their worker`."""
-    write_parquet(tmp_path / "corpus", shards=8, rows=200)
+    write_parquet(tmp_path / "corpus", shards=2 * MOST_LOST_SPANS, rows=16)
     with pytest.raises(VectormillError, match="the engine lost"):
-        run(job(tmp_path), Deaf())
+        run(job(tmp_path), Deaf(MOST_LOST_SPANS + 1))
     assert rows(job(tmp_path)) == []
+
+
+def test_an_engine_that_takes_nothing_stops_the_run(tmp_path, corpus):
+    with pytest.raises(VectormillError, match="before it took up any work"):
+        run(job(tmp_path), Deaf(0))
 
 
 def test_replica_that_refuses_stops_the_run(tmp_path, corpus):

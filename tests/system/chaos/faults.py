@@ -22,6 +22,8 @@ Inflict = Callable[[Trial], bool]
 BEFORE_THE_FENCE = "after creation"
 SECONDS_TO_SEE = 30.0  # a worker of some kind at work
 WORKERS = {  # tests/system/test_model_faults.py fails when Ray, or we, call them otherwise
+    "feed": "ray::MapBatches(feed)",
+    "feed's queue": "ray::_QueueActor",
     "read worker": "ray::MapBatches(read)",
     "tokenise worker": "ray::MapBatches(tokenise)",
     "replica": "ray::MapWorker(MapBatches(Replica))",

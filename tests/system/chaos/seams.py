@@ -11,6 +11,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
+from tests.system.chaos.embed import embed
+
 # seam: (owner, function, when). Those in a stage are passed by the driver's own process with the inline engine only.
 SEAMS = {
     "in mid-read": ("pipelines.corpus.corpus.Corpus", "read", "generator"),
@@ -86,10 +88,7 @@ def _owner(path: str):
 def main() -> None:
     seam, nth, action, *arguments = sys.argv[1:]
     arm(seam, int(nth), ACTIONS[action])
-    from pipelines.cli.app import main as vectormill
-
-    sys.argv = ["vectormill", "embed", *arguments]
-    vectormill()
+    embed(arguments)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class Trial:
         it last, not by who starts last."""
         rivals = [other for other in self.drivers if other.alive]
         stopped = ["tests.system.chaos.seams", *map(str, seam)] if seam is not None else None
-        module = stopped or ["vectormill", "embed"]
+        module = stopped or ["tests.system.chaos.embed"]
         self.started += 1
         driver = Driver(self.folder, self.started, [*module, str(self.folder / "job.yaml"), "--json", *options])
         driver.serial = self.serial
