@@ -5,6 +5,8 @@ Importing this costs nothing: torch, and the timing of the CPU, are imported onl
 
 from actors.spec import ModelSpec
 
+LEAST_CAPABILITY = {"bfloat16": (8, 0), "float8": (8, 9)}  # of a CUDA device that has it in hardware
+
 
 def resolve_device(spec: ModelSpec) -> str:
     """The device as torch names it. Imports torch only when none was asked for."""
@@ -15,6 +17,13 @@ def resolve_device(spec: ModelSpec) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cuda_computes(dtype: str) -> bool:
+    """Whether the CUDA device of this process computes in this dtype by itself."""
+    import torch
+
+    return torch.cuda.get_device_capability() >= LEAST_CAPABILITY.get(dtype, (0, 0))
 
 
 def resolve_dtype(spec: ModelSpec) -> str:

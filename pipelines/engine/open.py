@@ -1,4 +1,4 @@
-"""The engine that a job asks for. Ray is imported, and started, only here."""
+"""The engine that a job asks for. Ray is imported, and started, only here, and not before it is needed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from actors.device.auto import resolve_device
 from actors.spec import ModelSpec
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.lazy import LazyExecutor
 from pipelines.engine.stage import Executor
 from pipelines.errors import ConfigError
 
 
 @contextmanager
 def open_executor(job: JobConfig) -> Iterator[Executor]:
-    """Until the block ends."""
+    """Until the block ends. What it raises for want of a cluster it raises when that is first needed."""
     if job.run.engine == "inline":
         with_gpu = job.run.device != "cpu" and resolve_device(ModelSpec(job.model.weights)) == "cuda"
         executor: Executor = InlineExecutor(gpus=int(with_gpu))
     else:
-        # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
-        # that one's end decided the exit code of a run that was stopped.
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from pipelines.engine.ray import RayExecutor
-
-        wanted = job.run.replicas
-        most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
-        executor = RayExecutor(job.run.address, most)
+        executor = LazyExecutor(partial(_ray, job))
     try:
         yield executor
     finally:
         executor.close()
+
+
+def _ray(job: JobConfig) -> Executor:
+    """Started here, or the cluster at run.address. Raises EngineError, ConfigError."""
+    # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and that
+    # one's end decided the exit code of a run that was stopped.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    from pipelines.engine.ray import RayExecutor
+
+    wanted = job.run.replicas
+    most = 1 if wanted == "auto" else wanted.max if isinstance(wanted, ReplicaRange) else wanted
+    return RayExecutor(job.run.address, most)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pipelines.engine.open import open_executor
 from pipelines.progress import Progress
 from pipelines.run import sizing
 from pipelines.run.exchange import Exchange, exchange
+from pipelines.run.little import on_gpu
 from pipelines.run.prepare import prepare
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending
@@ -79,7 +80,7 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
         todo = prepared.rows - state.rows_done
         estimate = prepared.estimate
         flops = 0.0 if job.model.weights.startswith("fake") else sizing.flops_per_token(locate(prepared.spec))
-        speed = sizing.tokens_per_second(flops, prepared.capacity.on_gpu)
+        speed = sizing.tokens_per_second(flops, on_gpu(prepared, executor)) if flops else None
         width = bytes_of(prepared.schema, prepared.task.results.columns)
         return Forecast(
             corpus=job.corpus.uri,

@@ -14,10 +14,11 @@ import pyarrow as pa
 from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
-from pipelines.config import JobConfig
+from pipelines.config import JobConfig, ReplicaRange
 from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, named
 from pipelines.corpus.corpus import NOTHING, Corpus
 from pipelines.corpus.counting import scan_all
+from pipelines.engine.lazy import LazyExecutor
 from pipelines.engine.open import Capacity, capacity
 from pipelines.engine.stage import Executor
 from pipelines.errors import CorpusError, FingerprintMismatch, TableError, VectormillError
@@ -29,6 +30,7 @@ from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import Task
 from pipelines.units import Shard, Unit
 
+PLANNING = Capacity(on_gpu=False, replicas=ReplicaRange(min=1, max=1), threads=None)  # nobody has been asked
 ESTIMATED_FROM_ROWS, ESTIMATED_FROM_BYTES = 256, 8 << 20
 
 
@@ -129,6 +131,11 @@ class Prepared:
     def by_id(self) -> Mapping[int, Shard]:
         return {shard.id: shard for shard in self.shards}
 
+    def on(self, given: Capacity) -> Prepared:
+        """The same, for replicas of this capacity. None of what the table has decided depends on it."""
+        spec = replace(self.spec, device="cuda" if given.on_gpu else "cpu", threads=given.threads)
+        return replace(self, capacity=given, spec=spec, estimate=replace(self.estimate, spec=spec))
+
 
 def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None) -> ModelSpec:
     """The job's model as the model layer wants it, with `auto` resolved.
@@ -172,8 +179,11 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, task
     task = task or task_of(job)
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
-    given = capacity(job, executor)
+    # What a table has decided needs no engine to be planned for; `little.py` settles where the work is done.
+    given = PLANNING if table is not None and isinstance(executor, LazyExecutor) else capacity(job, executor)
     spec = replace(model_spec(job, given.on_gpu, table.metadata if table is not None else None), threads=given.threads)
+    if given is PLANNING and job.run.device != "cpu":
+        spec = replace(spec, device=None)  # this process's own, if something is computed here
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
     # A branch that moves now gives all nodes the same weights.
     spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
