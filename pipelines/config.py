@@ -274,10 +274,11 @@ def _replicas_form(value: Any) -> str:
 
 
 class RunConfig(Section):
-    engine: Literal["ray", "inline"] = "ray"
-    """`inline` runs the same stages in this process, one unit after the other."""
+    engine: Literal["auto", "ray", "inline"] = "auto"
+    """`inline` runs the same stages in this process, one unit after the other; `ray` on Ray; `auto` on Ray, but inline
+    what little there is to add to a table (about 20 seconds of work) where this process has the device for it."""
     address: str | None = None
-    """Absent: start Ray here. `auto`: the cluster this machine belongs to. Or `host:port`."""
+    """Of Ray. Absent: start it here. `auto`: the cluster this machine belongs to. Or `host:port`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where replicas compute; `auto` is cuda when the cluster has a GPU as the run starts. Set `cuda`, and
     `run.replicas`, on a cluster whose GPU nodes come up on demand."""

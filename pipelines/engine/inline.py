@@ -17,12 +17,13 @@ R = TypeVar("R")
 
 
 class InlineExecutor:
-    """`gpus` is what this process may use."""
+    """gpus: what this process may use. why: it is used in the place of the job's engine; for the run record."""
 
     in_process = True
 
-    def __init__(self, gpus: int = 0):
+    def __init__(self, gpus: int = 0, why: str | None = None):
         self.gpus = gpus
+        self._why = why
 
     @property
     def nodes(self) -> list[Node]:
@@ -49,7 +50,7 @@ class InlineExecutor:
         pass
 
     def describe(self) -> dict[str, Any]:
-        return {"engine": "inline"}
+        return {"engine": "inline"} | ({"why": self._why} if self._why else {})
 
 
 def _through(stream: Iterator[Item], stage: Stage) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""The engine that a job asks for. Ray is imported, and started, only here."""
+"""The engine that a job asks for. Ray is imported, and started, only here, and not before it is needed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from actors.device import gpu
 from actors.device.cpu import asked_threads, cores
 from actors.spec import ModelSpec
 from pipelines.config import JobConfig, ReplicaRange
 from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.lazy import LazyExecutor
 from pipelines.engine.nodes import CORES_OF_SMALL, ModelSize, Node, beside_gpus, fair_threads, on_cpus
 from pipelines.engine.stage import Executor
 from pipelines.errors import ConfigError
@@ -21,26 +23,36 @@ THREADS_ALONE = 8  # on little work more threads wait for each other
 
 @contextmanager
 def open_executor(job: JobConfig) -> Iterator[Executor]:
-    """Until the block ends."""
+    """Until the block ends. What it raises for want of a cluster it raises when that is first needed."""
     if job.run.engine == "inline":
-        executor: Executor = InlineExecutor(gpus=int(_sees_gpu(job)))
+        executor: Executor = InlineExecutor(gpus=int(sees_gpu(job)))
     else:
-        # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and
-        # that one's end decided the exit code of a run that was stopped.
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from pipelines.engine.ray import RayExecutor
-
-        wanted = job.run.replicas
-        most = wanted.max if isinstance(wanted, ReplicaRange) else wanted
-        if most == "auto":
-            most = cores() // (CORES_OF_SMALL if job.run.threads == "auto" else job.run.threads)
-        executor = RayExecutor(job.run.address, most)
+        executor = LazyExecutor(partial(_ray, job))
     try:
-        if not executor.in_process and job.run.address is None and not executor.gpus:
-            _sees_gpu(job)  # as little as Ray does
         yield executor
     finally:
         executor.close()
+
+
+def _ray(job: JobConfig) -> Executor:
+    """Started here, or the cluster at run.address. Raises EngineError, ConfigError."""
+    # Before Ray is imported: a thread that still waits for results after `close` would start another Ray, and that
+    # one's end decided the exit code of a run that was stopped.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    from pipelines.engine.ray import RayExecutor
+
+    wanted = job.run.replicas
+    most = wanted.max if isinstance(wanted, ReplicaRange) else wanted
+    if most == "auto":
+        most = cores() // (CORES_OF_SMALL if job.run.threads == "auto" else job.run.threads)
+    executor = RayExecutor(job.run.address, most)
+    try:
+        if job.run.address is None and not executor.gpus:
+            sees_gpu(job)  # as little as Ray does
+    except ConfigError:
+        executor.close()
+        raise
+    return executor
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def capacity(job: JobConfig, executor: Executor, size: ModelSize = ModelSize()) 
     )
 
 
-def _sees_gpu(job: JobConfig) -> bool:
+def sees_gpu(job: JobConfig) -> bool:
     """Whether this machine has a GPU for the job. Raises ConfigError for one that is there and cannot be used: nobody
     who has paid for it wants to find out by the time that a CPU takes."""
     if job.run.device == "cpu" or ModelSpec(job.model.weights).is_fake:

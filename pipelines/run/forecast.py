@@ -11,6 +11,7 @@ from pipelines.engine.open import open_executor
 from pipelines.progress import Progress
 from pipelines.run import sizing
 from pipelines.run.exchange import Exchange, exchange
+from pipelines.run.little import planned
 from pipelines.run.prepare import prepare
 from pipelines.table import contents
 from pipelines.table.checkpoint import Checkpoint, count_pending
@@ -77,7 +78,7 @@ def forecast(job: JobConfig, progress: Progress) -> Forecast:
         size = prepared.metadata.rows_per_unit
         todo = prepared.rows - state.rows_done
         estimate = prepared.estimate
-        given = prepared.capacity
+        given = planned(prepared, executor)
         speed = sizing.tokens_per_second(prepared.size.flops_per_token, given.on_gpu, given.threads or 1)
         width = bytes_of(prepared.schema, prepared.task.results.columns)
         return Forecast(

@@ -15,6 +15,7 @@ from pipelines.engine.stage import Executor
 from pipelines.errors import ConfigError, VectormillError
 from pipelines.progress import Progress
 from pipelines.run.certificate import Certificate
+from pipelines.run.little import marked
 from pipelines.run.prepare import Prepared, prepare
 from pipelines.run.run import Run
 from pipelines.storage.conditional_put import check_conditional_put
@@ -52,7 +53,8 @@ def run_job(job: JobConfig, progress: Progress) -> Certificate:
 
 @contextmanager
 def prepared_job(job: JobConfig, progress: Progress, task: Task | None = None) -> Iterator[tuple[Prepared, Executor]]:
-    """The job with its corpus counted, and the engine to run it; `task`: other than the job file's."""
+    """The job with its corpus counted, and the engine to run it, not started before it is needed; `task`: other than
+    the job file's."""
     check_conditional_put(job.table.uri, job.storage)
     with progress.engine_output(), open_executor(job) as executor:
         address = TableAddress(job.table.location, job.storage)
@@ -68,7 +70,8 @@ def run_prepared(prepared: Prepared, executor: Executor, progress: Progress) -> 
     certificate = None
     outcome = "failed"
     try:
-        certificate = run.work()
+        with marked(run.job, run.executor, run.rows_to_do, run.id):
+            certificate = run.work()
         outcome = "complete" if certificate.adds_up else "incomplete"
     except KeyboardInterrupt:
         outcome = "stopped"

@@ -14,10 +14,11 @@ import pyarrow as pa
 from actors.device.auto import resolve_dtype
 from actors.spec import ModelSpec
 from actors.weights.locate import locate, revision_of
-from pipelines.config import JobConfig
+from pipelines.config import JobConfig, ReplicaRange
 from pipelines.corpus.broken import OF_ONE_FILE, OF_THE_STORE, BrokenFile, named
 from pipelines.corpus.corpus import NOTHING, Corpus
 from pipelines.corpus.counting import scan_all
+from pipelines.engine.lazy import LazyExecutor
 from pipelines.engine.nodes import ModelSize
 from pipelines.engine.open import Capacity, capacity
 from pipelines.engine.stage import Executor
@@ -30,6 +31,7 @@ from pipelines.tasks.registry import task_of
 from pipelines.tasks.task import Task
 from pipelines.units import Shard, Unit
 
+PLANNING = Capacity(on_gpu=False, replicas=ReplicaRange(min=1, max=1), threads=None)  # nobody has been asked
 ESTIMATED_FROM_ROWS, ESTIMATED_FROM_BYTES = 256, 8 << 20
 
 
@@ -136,6 +138,11 @@ class Prepared:
         given = self.capacity.for_work(rows // self.metadata.rows_per_unit)
         return replace(self, capacity=given, spec=replace(self.spec, threads=given.threads))
 
+    def on(self, given: Capacity) -> Prepared:
+        """The same, for replicas of this capacity. None of what the table has decided depends on it."""
+        spec = replace(self.spec, device="cuda" if given.on_gpu else "cpu", threads=given.threads)
+        return replace(self, capacity=given, spec=spec, estimate=replace(self.estimate, spec=spec))
+
 
 def model_spec(job: JobConfig, on_gpu: bool, table: TableMetadata | None, in_process: bool = False) -> ModelSpec:
     """The job's model as the model layer wants it, with `auto` resolved. in_process: this process computes.
@@ -179,14 +186,19 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, othe
     task = other or task_of(job)
     _check_task(task, table)
     corpus = Corpus(job.corpus, job.storage)
-    given = capacity(job, executor)  # no weights are fetched for replicas that there is no room for
+    # What a table has decided needs no engine to be planned for; `little.py` settles where the work is done.
+    given = PLANNING if table is not None and isinstance(executor, LazyExecutor) else capacity(job, executor)
     known_model = table.metadata if table is not None else None
     spec = model_spec(job, given.on_gpu, known_model, executor.in_process)
+    if given is PLANNING and job.run.device != "cpu":
+        spec = replace(spec, device=None)  # this process's own, if something is computed here
     resolved = None if spec.is_fake else revision_of(locate(spec, tokenizer_only=True))
     # A branch that moves now gives all nodes the same weights.
     spec, facts = task.resolve(replace(spec, revision=resolved or spec.revision))
-    size = ModelSize() if spec.is_fake else sizing.model_size(locate(spec), spec.dtype)
-    if other is None:  # a replica that searches holds an index too: how many a node's memory holds nobody knows
+    size = model = ModelSize() if spec.is_fake else sizing.model_size(locate(spec), spec.dtype)
+    if other is not None:  # a replica that searches holds an index too: how many a node's memory holds nobody knows
+        size = ModelSize()
+    if given is not PLANNING:
         given = capacity(job, executor, size)
     spec = replace(spec, threads=given.threads)
     broken: list[BrokenFile] = []
@@ -197,7 +209,7 @@ def prepare(job: JobConfig, executor: Executor, fresh_counts: bool = False, othe
     carried = corpus.carried([shard.listing for shard in shards if shard.rows], known)
     estimate = Estimate(task, corpus, shards, carried, spec)
     asked = job.model.model_dump(include={"weights", "revision", "query_prompt", "query_instruction"})
-    rows = _rows_per_unit(job, table, estimate, given, size)
+    rows = _rows_per_unit(job, table, estimate, given, model)
     metadata = TableMetadata(facts, {**asked, "resolved_revision": resolved}, rows)
     if table is not None and table.metadata.table:
         metadata = replace(metadata, table=table.metadata.table)

@@ -25,6 +25,7 @@ from pipelines.run.bad_rows import BadRows
 from pipelines.run.certificate import Certificate, account
 from pipelines.run.commits import Committer
 from pipelines.run.exchange import exchange
+from pipelines.run.little import settled
 from pipelines.run.metrics import RunMetrics
 from pipelines.run.prepare import Prepared, check_same_space
 from pipelines.run.sizing import bundles, rows_per_commit
@@ -59,7 +60,9 @@ class Run:
 
     @classmethod
     def open(cls, prepared: Prepared, executor: Executor, progress: Progress) -> Run:
-        """Open the table, or create it. Raises FingerprintMismatch, TableError, StorageError."""
+        """Open the table, or create it, and settle which engine does what is left of the job.
+
+        Raises FingerprintMismatch, TableError, StorageError, and what starting an engine raises."""
         table = LanceTable.open_or_create(prepared.address, prepared.schema)
         check_same_space(table, prepared.task, prepared.metadata, prepared.schema)
         for note in prepared.notes:
@@ -70,11 +73,16 @@ class Run:
                 f"the others go on:\n{named(prepared.broken)}"
             )
         state = contents.checkpoint(table, prepared.by_id)
+        prepared, executor = settled(prepared, executor, table, state, progress)
         return cls(prepared.for_rows(prepared.rows - state.rows_done), executor, progress, table, state)
+
+    @property
+    def rows_to_do(self) -> int:
+        return self.prepared.rows - self.state.rows_done
 
     def work(self) -> Certificate:
         """Work off what is pending and return the account. Raises Superseded, StorageError, ModelError, Incomplete."""
-        if self.state.rows_done < self.prepared.rows or self._deletes or self.table.metadata.format == 2:
+        if self.rows_to_do or self._deletes or self.table.metadata.format == 2:
             seen = self.table.version
             fence = self.table.take_fence(self.id, self._properties(), self.prepared.schema.names)
             if self.table.metadata.format == 2:

@@ -106,6 +106,13 @@ def totals(table: LanceTable, shards: Container[int] | None = None) -> Totals:
     return Totals(*counts, dict(sorted(reasons.items())))
 
 
+def tokens_per_row(table: LanceTable) -> float | None:
+    """Of the rows in the table; None while it has none."""
+    query = "SELECT sum(CASE WHEN _chunk = 0 THEN 1 ELSE 0 END) AS rows, sum(_tokens) AS tokens FROM dataset"
+    (found,) = table.sql(query).to_pylist()
+    return int(found["tokens"] or 0) / int(found["rows"]) if found["rows"] else None
+
+
 def count_bad(table: LanceTable, shards: Container[int] | None = None) -> int:
     """Rows of these shards without a vector; a row of several chunks counts once."""
     return sums(

@@ -319,6 +319,14 @@ MUTATIONS = [
         tests("pipelines/test_properties.py::test_a_row_is_read_alone_as_with_others"),
     ),
     Mutation(
+        "marker of little to do",
+        "after a run that died in its own process the next one goes through Ray",
+        [("pipelines/run/little.py", "    if device is not None and (found", "    if False and (found")],
+        tests(
+            "pipelines/run/test_little.py::test_the_night_after_goes_through_ray_and_the_row_is_found[hang-hangs_worker]"
+        ),
+    ),
+    Mutation(
         "finite in float16",
         "a vector that is not finite once it is stored has a reason",
         [("pipelines/tasks/write.py", "        if beyond.any():", "        if False:")],

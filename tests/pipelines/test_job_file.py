@@ -36,7 +36,7 @@ MINIMAL = "corpus: {uri: c}\ntable: {uri: t, name: n}\n"
         ({"run": {"replicas": {"min": 3}}}, ["run.replicas.max: is required"]),
         ({"run": {"replicas": {"min": 1, "maxx": 2}}}, ["run.replicas.maxx: unknown key; did you mean 'max'?"]),
         ({"run": {"stage_timeout_seconds": 0}}, ["run.stage_timeout_seconds", "greater than 0"]),
-        ({"run": {"engine": "spark"}}, ["run.engine", "'ray'", "'inline'", "spark"]),
+        ({"run": {"engine": "spark"}}, ["run.engine", "'auto'", "'ray'", "'inline'", "spark"]),
         ({"run": {"commit_every_seconds": 0}}, ["run.commit_every_seconds", "greater than 0"]),
         ({"model": {"dimensions": 0}}, ["model.dimensions", "greater than or equal to 1"]),
         ({"model": {"dtype": "float64"}}, ["model.dtype", "bfloat16", "float8"]),
@@ -140,7 +140,7 @@ def test_yaml_cannot_execute(tmp_path):
 
 def test_defaults_and_frozen():
     config = parse_job(GOOD)
-    assert (config.chunking, config.run.engine, config.model.weights) == (None, "ray", "bundled")
+    assert (config.chunking, config.run.engine, config.model.weights) == (None, "auto", "bundled")
     with pytest.raises(Exception, match="frozen"):
         config.run.replicas = 3
 

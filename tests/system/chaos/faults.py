@@ -180,6 +180,23 @@ def kill_worker(title: str) -> Inflict:
     return inflict
 
 
+def die_with_little_to_do(trial: Trial) -> bool:
+    """A run with little to do works in its own process, though its job says Ray, and dies there; the next one must not
+    do the same, but go through Ray."""
+    trial.start().wait()  # a table that has rows
+    trial.ensure_work()
+    on_ray = ("--set", "run.engine=auto")
+    first = trial.start(*on_ray, seam=("before commit", trial.chance.choice((1, 2, 3)), "kill"))
+    first.wait()
+    if first.code != -signal.SIGKILL or "in this process, without Ray" not in first.log:
+        return False
+    second = trial.start(*on_ray)
+    second.wait()
+    if trial.remaining() or "this one goes through Ray" not in second.log:
+        trial.off.append(f"after a run that died with little to do:\n{second.log[-1000:]}")
+    return True
+
+
 def _on(engine: str) -> Callable[[Setup], bool]:
     return lambda setup: setup.engine == engine
 
@@ -201,6 +218,12 @@ KINDS = [
     ),
     Kind("two drivers at once", many_at_once(2), 1.5),
     Kind("five drivers at once", many_at_once(5), 0.5, _on("inline")),
+    Kind(
+        "kill -9 with little to do",
+        die_with_little_to_do,
+        0.1,  # a start of Ray
+        lambda setup: setup.engine == "inline" and setup.store == "folder",
+    ),
     Kind("SIGTERM", stop(signal.SIGTERM), 2),
     Kind("SIGINT", stop(signal.SIGINT), 2),
     *(Kind(f"kill -9 of a {name}", kill_worker(title), 6, _on("ray")) for name, title in WORKERS.items()),
