@@ -27,6 +27,7 @@ from benchmarks.gpu.models import ANY, SEED, SHORT, loaded, random_ids, wanted
 from benchmarks.model import subjects, texts
 
 TOKENS, TOKENS_DRY = 32768, 64
+DTYPES = ("bfloat16", "float8")
 LENGTHS, LENGTHS_DRY = (32, 128, 512, 2048, 8192), (4, 16)
 QUEUED, QUEUED_DRY = (1024, 4096, 32768), (64, 256)  # tokens of a micro-batch
 ROUNDS = 5
@@ -38,7 +39,7 @@ def products(dry: bool, model: str) -> dict[str, Any]:
     to the states also with the addition inside the product, and as a pass of its own."""
     parts = {}
     for name, (rows, width) in _matrices(Geometry.of(subjects.RANDOM["tiny" if dry else model])).items():
-        for dtype in ("bfloat16", "float8"):
+        for dtype in DTYPES:
             parts[f"{name} {dtype}"] = partial(_product, dry, (rows, width), dtype, name in ("out", "down"))
     found = apart(parts)
     broken = failures(found)

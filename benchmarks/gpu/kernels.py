@@ -66,9 +66,15 @@ def kernel(dry: bool, name: str) -> dict[str, Any]:
         key: timed(partial(getattr(module, name), *inputs), device(dry), 20) * 1e6
         for key, module in {"microseconds": ours, "torch_microseconds": plain}.items()
     }
-    right = max(errors) <= MOST_ERROR  # False for NaN too
-    said = f"error {max(errors):.1e}, {taken['microseconds']:.0f} us, torch's {taken['torch_microseconds']:.0f} us"
-    return {"said": said, "right": right, "error": max(errors), "module": getattr(ours, "__name__", "plain"), **taken}
+    worst = float(np.max(errors))  # NaN if one is, unlike max()
+    said = f"error {worst:.1e}, {taken['microseconds']:.0f} us, torch's {taken['torch_microseconds']:.0f} us"
+    return {
+        "said": said,
+        "right": worst <= MOST_ERROR,
+        "error": worst,
+        "module": getattr(ours, "__name__", "plain"),
+        **taken,
+    }
 
 
 def _written(module: Any, name: str, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -100,7 +106,7 @@ def attention(dry: bool, kind: str) -> dict[str, Any]:
     found = apart(parts)
     if broken := failures(found):
         raise RuntimeError(f"{', '.join(broken)}: {found[broken[0]]['error']}")
-    worst = max(found.values())
+    worst = float(np.max(list(found.values())))
     return {"said": f"error {worst:.1e}", "right": worst <= MOST_ERROR, "errors": found}
 
 

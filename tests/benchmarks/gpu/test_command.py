@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, the command for a rented GPU: all its steps in tiny sizes, and what it does when one fails."""
+"""`python -m benchmarks.gpu`, the command for a rented GPU: its steps on a CPU, and what a fault costs."""
 
 import json
 import subprocess
@@ -8,52 +8,121 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks.gpu import faults, records, steps
+from benchmarks.gpu.__main__ import chosen
+from benchmarks.gpu.steps import Asked, Step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
-def test_every_step_runs_on_a_cpu(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path), "--minutes", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+def command(out, *arguments):
+    """Runs it; what it printed, and the records of the steps that ended, by name."""
+    line = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(out), *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
-    records = gpu.finished(gpu.read(tmp_path))
-    assert [record["step"] for record in records] == [step.name for step in gpu.chosen("")]
-    errors = {record["step"]: record["error"] for record in records if "error" in record}
-    assert not errors
-    wrong = [record["step"] for record in records if not record["result"].get("right", True)]
-    assert not wrong
-    assert "every step was run" in done.stdout
-    assert (tmp_path / "summary.txt").read_text().strip() in done.stdout
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+    return done.stdout, {record["step"]: record for record in records.finished(records.read(out))}
 
 
-def test_correctness_comes_first_then_ceilings_then_ours_then_peers():
-    names = [step.name for step in gpu.chosen("")]
-    order = [
-        next(i for i, name in enumerate(names) if name.startswith(kind)) for kind in ("check", "ceil", "ours", "peers")
-    ]
-    assert order == sorted(order)
-    assert max(i for i, name in enumerate(names) if name.startswith("check")) < order[1]
+def instead_in(found, name):
+    return found[name]["with"]["instead"]
 
 
-# What a worker does at each step of the made-up list below.
+# ---------------------------------------------------------------------- the steps themselves
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_step_runs_on_a_cpu(tmp_path):
+    said, found = command(tmp_path, "--minutes", "14")
+    assert list(found) == [step.name for step in steps.STEPS]
+    assert not {name: record["error"] for name, record in found.items() if "error" in record}
+    assert [name for name, record in found.items() if not records.passed(record)] == []
+    assert not any(record["with"]["instead"] for record in found.values())
+    assert "every step was run" in said
+    assert (tmp_path / "summary.txt").read_text().strip() in said
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_500_000
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_fault_costs_its_own_number_only(tmp_path):
+    said, found = command(tmp_path, "--faults", "--minutes", "14")
+    assert list(found) == [step.name for step in steps.STEPS]
+    assert [name for name, record in found.items() if not records.passed(record)] == list(faults.FAILED)
+    assert f"failed or not right: {', '.join(faults.FAILED)}" in said
+    assert found["ceilings"]["error"] == "stopped after 3 s"
+    for name in ("ours 0.6B short bfloat16", "ours 8B short float8", "peers 8B"):
+        assert instead_in(found, name) == ["torch's silu_mul", "torch's quantise", "equal-length attention"]
+    # The other kind of attention passed.
+    assert instead_in(found, "ours minilm short bfloat16") == ["torch's silu_mul", "torch's quantise"]
+
+
+def test_what_did_not_pass_is_not_used_again(tmp_path):
+    """The quick part of the one above: a kernel that raises, one whose check kills the process (so that the next
+    process must know of both), an attention that raises, a step that hangs."""
+    said, found = command(tmp_path, "--faults", "--only", "kernel,attention causal,check bfloat16,ceilings")
+    failed = ["kernel silu_mul", "kernel quantise", "attention causal", "ceilings"]
+    assert [name for name, record in found.items() if not records.passed(record)] == failed
+    assert found["kernel quantise"]["error"] == "the process ended with 9"
+    assert found["ceilings"]["error"] == "stopped after 3 s"
+    check = found["check bfloat16"]
+    assert check["result"]["right"]
+    assert check["with"] == {
+        "torch_kernels": ["quantise", "silu_mul"],
+        "varlen": False,
+        "instead": ["torch's silu_mul", "torch's quantise", "equal-length attention"],
+    }
+    assert "[torch's silu_mul; torch's quantise; equal-length attention]" in said
+    whole = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(whole)[:3] == ["benchmark", "settings", "machine"]
+    assert [record["step"] for record in whole["steps"]] == list(found)
+
+
+def test_faults_are_for_dry_runs(tmp_path):
+    line = [sys.executable, "-m", "benchmarks.gpu", "--faults", "--out", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    assert "--faults is for --dry-run" in done.stderr
+
+
+def test_needs_nothing_of_the_pipeline(tmp_path):
+    blocked = ["ray", "lance", "lancedb", "pydantic", "pipelines", "sentence_transformers"]
+    code = (
+        f"import importlib, sys\nfor name in {blocked}: sys.modules[name] = None\n"
+        "for name in 'worker checks device explain kernels margins profile replica speed'.split():\n"
+        "    importlib.import_module(f'benchmarks.gpu.{name}')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=200)
+
+
+def test_some_steps_can_be_chosen():
+    assert [step.name for step in chosen("profile,ceilings", Asked())] == ["profile 0.6B", "ceilings", "profile 8B"]
+
+
+# ---------------------------------------------------------------------- made-up steps
+
 WORKER = """
-import json, os, sys, time
+import os, sys, time
+from dataclasses import replace
 sys.path.insert(0, {root!r})
-from benchmarks import gpu
-steps = [gpu.Step("fine", 5, lambda dry: {{"said": "well"}}),
-         gpu.Step("raises", 5, lambda dry: 1 / 0),
-         gpu.Step("hangs", 0.5, lambda dry: time.sleep(60)),
-         gpu.Step("dies", 5, lambda dry: os._exit(9)),
-         gpu.Step("healthy", 5, lambda dry: {{"pid": os.getpid()}}),
-         gpu.Step("poisons", 5, lambda dry: (_ for _ in ()).throw(RuntimeError("CUDA error: gone"))),
-         gpu.Step("last", 5, lambda dry: {{"right": False, "pid": os.getpid()}})]
-gpu.chosen = lambda only: steps
-gpu.free = lambda: None
-gpu.ITSELF = (__file__,)
-gpu.POLL_SECONDS = 0.02
-gpu.main()
+from benchmarks.gpu import __main__ as command, records, supervise
+from benchmarks.gpu.steps import Step
+
+def fails(message):
+    raise RuntimeError(message)
+
+steps = [Step("fine", 5, lambda asked: {{"said": "well"}}),
+         Step("raises", 5, lambda asked: 1 / 0),
+         Step("hangs", 5, lambda asked: time.sleep(60), most=0.5),
+         Step("dies", 5, lambda asked: os._exit(9)),
+         Step("healthy", 5, lambda asked: {{"pid": os.getpid()}}),
+         Step("poisons", 5, lambda asked: fails("CUDA error: gone")),
+         Step("last", 5, lambda asked: {{"right": False, "pid": os.getpid()}})]
+command.chosen = lambda only, asked: steps
+supervise.ITSELF = (__file__,)
+supervise.POLL_SECONDS = 0.02
+command.main()
 """
 
 
@@ -62,45 +131,49 @@ def broken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     script = folder / "worker.py"
     script.write_text(WORKER.format(root=str(ROOT)))
-    done = subprocess.run(
-        [sys.executable, str(script), "--out", str(folder)], capture_output=True, text=True, timeout=100, check=False
-    )
+    line = [sys.executable, str(script), "--out", str(folder), "--dry-run"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout, {record["step"]: record for record in gpu.finished(gpu.read(folder))}
+    return done.stdout, {record["step"]: record for record in records.finished(records.read(folder))}, folder
 
 
 def test_the_steps_after_a_bad_one_are_run(broken):
-    _, records = broken
-    assert list(records) == ["fine", "raises", "hangs", "dies", "healthy", "poisons", "last"]
-    assert "ZeroDivisionError" in records["raises"]["error"]
-    assert records["hangs"]["error"].startswith("stopped after 0")
-    assert records["dies"]["error"] == "the process ended with 9"
-    assert "CUDA error: gone" in records["poisons"]["error"]
+    _, found, _ = broken
+    assert list(found) == ["fine", "raises", "hangs", "dies", "healthy", "poisons", "last"]
+    assert "ZeroDivisionError" in found["raises"]["error"]
+    assert found["hangs"]["error"].startswith("stopped after 0")
+    assert found["dies"]["error"] == "the process ended with 9"
+    assert "CUDA error: gone" in found["poisons"]["error"]
     # In such a process every further call to the device fails.
-    assert records["last"]["result"]["pid"] != records["healthy"]["result"]["pid"]
+    assert found["last"]["result"]["pid"] != found["healthy"]["result"]["pid"]
 
 
-def test_the_summary_says_what_failed(broken):
-    said, _ = broken
+def test_what_failed_is_said_and_where_it_hung(broken):
+    said, _, folder = broken
     assert "failed or not right: raises, hangs, dies, poisons, last" in said
+    assert "Timeout" in (folder / "worker.log").read_text()  # faulthandler's word, above the stack
 
 
-def test_what_was_not_run_is_said(tmp_path):
-    steps = [gpu.Step(name, 1, lambda dry: {}) for name in ("one", "two")]
-    said = gpu.summary([{"step": "one", "seconds": 1.0, "result": {}}], steps)
+def test_what_was_not_run_is_said():
+    said = records.verdict([{"step": "one", "seconds": 1.0, "result": {}}], ["one", "two"])
     assert "not run, because the time was up: two" in said
 
 
 def test_records_survive_a_cut_off(tmp_path):
-    gpu.append(tmp_path, {"step": "one", "seconds": 1.0, "result": {}})
-    with (tmp_path / gpu.RECORDS).open("a") as file:
+    records.append(tmp_path, {"step": "one", "seconds": 1.0, "result": {}})
+    with (tmp_path / records.FILE).open("a") as file:
         file.write(json.dumps({"step": "two", "result": {"a": 1}})[:12])
-    assert [record["step"] for record in gpu.read(tmp_path)] == ["one"]
+    assert [record["step"] for record in records.read(tmp_path)] == ["one"]
 
 
 def test_nothing_begins_after_the_time_is_up(tmp_path):
     began = time.monotonic()
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path), "--minutes", "0"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert "not run, because the time was up: machine" in done.stdout
+    said, found = command(tmp_path, "--minutes", "0")
+    assert not found
+    assert "not run, because the time was up: machine" in said
     assert time.monotonic() - began < 60
+
+
+def test_a_hang_costs_little_more_than_the_step():
+    assert Step("any", 12, lambda asked: {}).limit == 44
+    assert max(step.limit - step.seconds for step in steps.STEPS) <= 60
