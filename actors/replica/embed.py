@@ -5,6 +5,7 @@ reason here: a search would answer with it, or never find it. But only a replica
 a known text may blame the row: one that does not is broken, whatever it is given.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,14 +20,16 @@ KNOWN_TEXT = "Paris is the capital of France."  # it passed the self-check when 
 
 
 class EmbedActor:
-    """One replica. Raises ModelError when it cannot be set up or a text does not fit its device."""
+    """One replica. load: makes the embedder.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Raises ModelError when it cannot be set up or a text does not fit its device."""
+
+    def __init__(self, spec: ModelSpec, load: Callable[[ModelSpec], Embedder] = Embedder) -> None:
         # The model lives in one thread of its own. OpenMP keeps a team of workers for each thread that calls it, and
         # two teams on the same cores stop spinning: built in one thread and called from another (as engines do),
         # MiniLM kept 1.4 of 2 cores busy instead of 1.9 and took 1.35 times as long.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._embedder = self._thread.submit(Embedder, spec).result()
+        self._embedder = self._thread.submit(load, spec).result()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Same rows, same order: `_ids` (list<int32>) goes, `vector` (fixed_size_list<float>[D]) comes last.

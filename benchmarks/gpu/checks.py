@@ -89,6 +89,12 @@ def float32(dry: bool) -> dict[str, Any]:
         return facts
 
 
+def encoder(dry: bool, model: str) -> dict[str, Any]:
+    """An encoder by the path that a job takes against transformers' modules with SDPA, a text at a time."""
+    with loaded(wanted(dry, model, "bfloat16"), 512) as (subject, spec):
+        return compared(subject, spec, dry)[1]
+
+
 def generic(dry: bool, model: str) -> dict[str, Any]:
     """transformers' modules with our packed attention against the same with SDPA, a text at a time."""
     with loaded(wanted(dry, model, "bfloat16", "generic"), 512) as (subject, spec):

@@ -42,7 +42,7 @@ def passed(record: dict[str, Any]) -> bool:
 
 def line(record: dict[str, Any]) -> str:
     """What a finished step found, for people."""
-    failed = f"FAILED: {record['error']}; " if "error" in record else ""
+    failed = f"FAILED: {(record['error'].splitlines() or [''])[0]}; " if "error" in record else ""
     said = record.get("result", {}).get("said") or ("" if failed else "done")
     instead = record.get("with", {}).get("instead", [])
     noted = f"  [{'; '.join(instead)}]" if instead else ""

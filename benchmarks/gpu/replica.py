@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +31,7 @@ def replica(dry: bool, model: str) -> dict[str, Any]:
         ours, _ = watched(subject, spec)
         given = [_ids(subject.recipe.vocabulary, rows, seed) for seed in range(TABLES)]
         tables = [_table(*ids) for ids in given]
-        with mock.patch("actors.replica.embed.Embedder", return_value=ours.embedder):
-            actor = EmbedActor(spec)
+        actor = EmbedActor(spec, lambda _: ours.embedder)
         embed(ours, np.split(given[0][0], given[0][1][1:-1])[: rows // 4])
         # A table of 0.6B takes 3 s: one does for `embed` alone. What a second call brings is seen with small models.
         large = model == "0.6B"
