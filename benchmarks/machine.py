@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import subprocess
@@ -58,15 +59,28 @@ def _gpu(device: str) -> dict[str, Any]:
 
 
 def gpu_state(*fields: str) -> str | None:
-    """What nvidia-smi says of the GPU that this process computes on now: "driver_version", "clocks.sm", "power.draw"
-    ...; None without it. By its uuid: nvidia-smi numbers those of the node, not those that are visible here."""
+    """What nvidia-smi says now of the GPU that this process sees first: "driver_version", "clocks.sm", "power.draw" ...
+
+    None without it, and for a field that it does not know."""
+    for which in (*_uuids(), None):  # a slice of a GPU may have a name of its own: then it must be the only one
+        command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+        command += [f"--id={which}"] if which else []
+        with suppress(OSError, subprocess.SubprocessError):
+            said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+            if "\n" not in said:
+                return said
+    return None
+
+
+@functools.cache
+def _uuids() -> tuple[str, ...]:
+    """The name of the first GPU that torch sees here, which need not be the node's first."""
     import torch
 
-    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    return None
+    if not torch.cuda.is_available():
+        return ()
+    found = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))
+    return (found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}",) if found else ()
 
 
 def memory_mb(field: str = "VmHWM") -> float:

@@ -14,7 +14,8 @@ WAYS = {"embed": ("from_ids", "from_texts"), "rerank": ("reuse", "whole")}
 
 @dataclass(frozen=True)
 class Options:
-    """`python -m benchmarks.model --help` explains each. ways: some of ours only; () = all. Raises ModelError."""
+    """`python -m benchmarks.model --help` explains each. ways: some of ours only; () = all. tried_texts: by each mode
+    of sentence-transformers, to find its fastest. Raises ModelError."""
 
     model: str = "0.6B"
     mix: str = "short"
@@ -32,6 +33,7 @@ class Options:
     price: float | None = None
     ceiling_seconds: float = 5.0
     ways: tuple[str, ...] = ()
+    tried_texts: int = 1024  # some batches of 256
 
     def __post_init__(self) -> None:
         known = AGAINST[self.task]

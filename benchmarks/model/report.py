@@ -58,6 +58,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     rows = {f"ours, {name.replace('_', ' ')}": found for name, found in report["ours"].items()} | report["peers"]
     lines += [_row(name, found) for name, found in rows.items()]
+    lines += [f"{name}: does not run here, {error}" for name, error in report.get("failed", {}).items()]
     lines.append("")
     lines += [_ceiling(c) for c in report["ceilings"]]
     for name, found in report["ours"].items():

@@ -21,7 +21,6 @@ from benchmarks.model.options import AGAINST, Options
 from benchmarks.model.ours import Ours, part_of
 from benchmarks.model.subjects import Subject, Wanted
 
-TRIED_TEXTS = 1024  # by each mode of sentence-transformers: some batches of 256
 WARM_UP_STEP = 4  # every so many-th text
 FLOPS_NOTE = "every layer counted whole, also where ours computes the last one for the last token only"
 
@@ -68,7 +67,7 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
     if ceilings is None:
         ceilings = [ceiling.measure(device, kind, options.ceiling_seconds) for kind in ceiling.kinds(dtype)]
     ways = [way for way in _our_ways(ours, work) if not options.ways or way.name in options.ways]
-    others = [_peer(name, subject, peer_model, work, ours, folder) for name in options.peers]
+    others, failed = _peers(options, subject, peer_model, (work, ours), folder)
     runs = measure.rounds([*ways, *(peer.way for peer in others)], options.rounds, device)
     shape = Shape.of(subject.config)
     results = {name: report.result(found, work.lengths, shape, ceilings, options.price) for name, found in runs.items()}
@@ -82,6 +81,7 @@ def _run(options: Options, ceilings: Sequence[Ceiling] | None, folder: Path) -> 
         "work": work.facts,
         "ours": {way.name: results[way.name] for way in ways},
         "peers": {peer.way.name: results[peer.way.name] for peer in others},
+        "failed": failed,
         "tokenising": work.tokenising,
         "ceilings": [report.ceiling(found) for found in ceilings],
         "flops": _flops(shape, work.lengths),
@@ -143,21 +143,38 @@ def _our_ways(ours: Ours, work: Work) -> list[Way]:
     ]
 
 
-def _peer(name: str, subject: Subject, model: Any, work: Work, ours: Ours, folder: Path) -> Peer:
-    some_texts = work.texts[::WARM_UP_STEP]
+def _peers(
+    options: Options, subject: Subject, model: Any, mine: tuple[Work, Ours], folder: Path
+) -> tuple[list[Peer], dict[str, str]]:
+    """The others, and the errors of those that do not run here: these must not cost our own numbers."""
+    found, failed = [], {}
+    for name in options.peers:
+        own = folder / name
+        own.mkdir()
+        try:
+            found.append(_peer(name, options.tried_texts, subject, model, mine, own))
+        except Exception as error:  # noqa: BLE001 - another project's, of whatever kind
+            failed[name] = f"{type(error).__name__}: {error}"[:500]
+    return found, failed
+
+
+def _peer(name: str, tried_texts: int, subject: Subject, model: Any, mine: tuple[Work, Ours], own: Path) -> Peer:
+    """Another way, tried on two texts. own: a folder for what it needs."""
+    work, ours = mine
+    few, some_texts = part_of(work.encoded, max(1, len(work.texts) // 2)), work.texts[::WARM_UP_STEP]
     if name == "transformers":
         budget = ours.embedder.token_budget
         plain = padded.Sorted(subject, model, budget)
+        plain.run(few)
         some = part_of(work.encoded, WARM_UP_STEP)
         way = Way(name, lambda: plain.run(work.encoded), lambda: plain.run(some))
         return Peer(way, {"sorted by": "tokens", "token_budget": budget, "attention": "sdpa, padded"})
-    own = folder / name
-    own.mkdir()
     other = peers.SentenceTransformers(subject, model, ours.tokenizer.max_tokens, own)
+    other.run(work.texts[:2])
     if name == "st":
         way = Way(name, lambda: other.run(work.texts), lambda: other.run(some_texts))
     else:
-        best = other.choose_best(work.texts[:: max(1, len(work.texts) // TRIED_TEXTS)])
+        best = other.choose_best(work.texts[:: max(1, len(work.texts) // tried_texts)])
         way = Way(name, lambda: best(work.texts), lambda: None)
     return Peer(way, other.settings)
 

@@ -20,7 +20,7 @@ from benchmarks.model.flops import Shape
 from benchmarks.model.measure import Done, Way
 from benchmarks.model.options import Options
 from benchmarks.model.ours import Ours
-from benchmarks.model.report import utilisation
+from benchmarks.model.report import table, utilisation
 from benchmarks.model.run import _load, _work, run
 from benchmarks.model.subjects import PATHS, Wanted
 
@@ -95,6 +95,19 @@ def test_a_batch_of_32_is_padded_to_its_longest(report):
     assert work["documents"] <= 32
     whole = work["tokens"] / (work["documents"] * work["most"])
     assert report["peers"]["st"]["padding_efficiency"] == pytest.approx(whole, abs=1e-3)
+
+
+def test_a_peer_that_does_not_run_costs_its_own_number(monkeypatch):
+    """Whatever another project raises: ours, and the other peers, are measured."""
+
+    def raises(*_, **__):
+        raise AttributeError("another version of transformers")
+
+    monkeypatch.setattr(peers.SentenceTransformers, "__init__", raises)
+    found = run(small(rounds=1, peers=("st", "transformers")), CEILINGS)
+    assert set(found["peers"]) == {"transformers"}
+    assert found["failed"] == {"st": "AttributeError: another version of transformers"}
+    assert "st: does not run here, AttributeError" in table(found)
 
 
 def test_a_peer_with_other_weights_shows(monkeypatch):

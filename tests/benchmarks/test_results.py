@@ -10,7 +10,7 @@ from benchmarks import machine
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").iterdir())
-SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} | {"model layer", "chaos", "kill driver"}
+SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} | {"gpu", "model layer", "chaos", "kill driver"}
 
 
 def of_the_form(found):

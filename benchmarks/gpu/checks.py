@@ -6,19 +6,13 @@ actors/embedder/selfcheck.py asks of a replica. In a dry run the device is the C
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-from actors import packed
+from actors.checks.layouts import LEAST_COSINE, LEAST_COSINE_OF_LAYOUTS
 from actors.embedder import selfcheck
 from actors.embedder.model import EmbedModel
 from actors.network.kernels import plain
@@ -27,41 +21,20 @@ from actors.network.qwen3_weights import Geometry
 from actors.reranker.batches import PairBatches
 from actors.spec import ModelSpec
 from actors.weights.recipe import resolve
-from benchmarks.gpu_kernels import device
+from benchmarks.gpu.device import device
+from benchmarks.gpu.models import ANY, SEED, SHORT, embed, loaded, one, random_ids, wanted, watched
 from benchmarks.model import rerank, subjects, texts
 from benchmarks.model.measure import cosines
 from benchmarks.model.options import Options
-from benchmarks.model.ours import Ours
-from benchmarks.model.subjects import Subject, Wanted
+from benchmarks.model.subjects import Subject
 
 SEQUENCES = 48
-SEED = 1
-
-
-@contextmanager
-def loaded(wanted: Wanted, most: int) -> Iterator[tuple[Subject, ModelSpec]]:
-    """A random model and the spec that runs it; texts of at most `most` tokens."""
-    with tempfile.TemporaryDirectory() as folder:
-        subject = subjects.load(wanted, Path(folder))
-        most = min(most, subject.recipe.max_positions)
-        plain = ModelSpec(str(subject.folder), max_tokens=most, prompt="")
-        yield subject, replace(plain, dtype=wanted.dtype, device=wanted.device)
-
-
-def wanted(dry: bool, model: str, dtype: str, path: str = "fused") -> Wanted:
-    if dry and subjects.RANDOM[model]["model_type"] == "qwen3":
-        model = "tiny"
-    elif dry:  # most CPUs only emulate bfloat16
-        dtype = "float32"
-    return Wanted(model, device(dry), dtype, path=path, seed=SEED)
 
 
 def sequences(subject: Subject, dry: bool, most: int) -> list[np.ndarray]:
     """Random ids; lengths of the short mix, of which three are equal."""
-    rng = np.random.default_rng(SEED)
-    lengths = texts.lengths(texts.MIXES["short"], (6 if dry else SEQUENCES) * 120, 1, SEED)
-    lengths = np.minimum([*lengths, 33, 33, 33], 40 if dry else most)
-    return [rng.integers(3, subject.recipe.vocabulary, n) for n in lengths]
+    lengths = texts.lengths(SHORT, (6 if dry else SEQUENCES) * SHORT.mean, 1, SEED)
+    return random_ids(subject, np.minimum([*lengths, 33, 33, 33], 40 if dry else most))
 
 
 def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, dict[str, Any], list[np.ndarray]]:
@@ -69,7 +42,7 @@ def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, 
     model = EmbedModel(spec, resolve(spec), subject.network)
     given = sequences(subject, dry, spec.max_tokens or 512)
     reference = np.stack([model.reference(ids) for ids in given])
-    model.start(1 << 20)  # any layout in one micro-batch
+    model.start(ANY)
     found = selfcheck.compare(given, reference, lambda rows: one(model, rows), unit_length=True)
     alone = np.concatenate([one(model, [ids]) for ids in given])
     facts: dict[str, Any] = {
@@ -80,14 +53,12 @@ def compared(subject: Subject, spec: ModelSpec, dry: bool) -> tuple[EmbedModel, 
     }
     facts["right"] = all(c.failure(spec.dtype) is None for c in found)
     least, layouts = facts["least_cosine"], facts["least_cosine_of_layouts"]
-    facts["said"] = f"cosine to transformers {least:.7f}, between layouts {layouts:.7f}, right: {facts['right']}"
+    allowed = LEAST_COSINE[spec.dtype], LEAST_COSINE_OF_LAYOUTS[spec.dtype]
+    facts["said"] = (
+        f"cosine to transformers {least:.7f} (>= {allowed[0]}), between layouts {layouts:.7f} (>= {allowed[1]}), "
+        f"right: {facts['right']}"
+    )
     return model, facts, given
-
-
-def one(model: EmbedModel, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """One micro-batch."""
-    lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
-    return model.to_host(model.encode(np.concatenate(list(rows)), lengths))
 
 
 def bfloat16(dry: bool) -> dict[str, Any]:
@@ -118,6 +89,12 @@ def float32(dry: bool) -> dict[str, Any]:
         return facts
 
 
+def encoder(dry: bool, model: str) -> dict[str, Any]:
+    """An encoder by the path that a job takes against transformers' modules with SDPA, a text at a time."""
+    with loaded(wanted(dry, model, "bfloat16"), 512) as (subject, spec):
+        return compared(subject, spec, dry)[1]
+
+
 def generic(dry: bool, model: str) -> dict[str, Any]:
     """transformers' modules with our packed attention against the same with SDPA, a text at a time."""
     with loaded(wanted(dry, model, "bfloat16", "generic"), 512) as (subject, spec):
@@ -136,10 +113,8 @@ def long_texts(dry: bool) -> dict[str, Any]:
     most = 300 if dry else 32768
     with loaded(wanted(dry, "0.6B", "bfloat16"), most) as (subject, spec):
         ours, seen = watched(subject, spec)
-        rng = np.random.default_rng(SEED)
-        given = [
-            rng.integers(3, subject.recipe.vocabulary, n) for n in (most, *rng.integers(1, 200, 20 if dry else 400))
-        ]
+        short = np.random.default_rng(SEED).integers(1, 200, 20 if dry else 400)
+        given = random_ids(subject, [most, *short])
         begin = time.perf_counter()
         vectors = embed(ours, given)
         seconds = time.perf_counter() - begin
@@ -148,10 +123,10 @@ def long_texts(dry: bool) -> dict[str, Any]:
             ids = torch.from_numpy(given[0]).to(device(dry))[None]
             state = peer(input_ids=ids, use_cache=False).last_hidden_state[:, -1].float().cpu().numpy()
         found = cosines(vectors[:1], state)[0]
-        short = cosines(vectors[1:], embed(ours, given[1:]))[0]
-    said = f"cosine of the long one {found:.6f}, of the short ones with and without it {short:.6f}"
+        others = cosines(vectors[1:], embed(ours, given[1:]))[0]
+    said = f"cosine of the long one {found:.6f}, of the short ones with and without it {others:.6f}"
     facts = {"token_budget": ours.embedder.token_budget, "seconds": round(seconds, 2), "selfcheck": seen}
-    return {"said": f"{said}, token budget {facts['token_budget']}", "right": min(found, short) > 0.995, **facts}
+    return {"said": f"{said}, token budget {facts['token_budget']}", "right": min(found, others) > 0.995, **facts}
 
 
 def memory(dry: bool) -> dict[str, Any]:
@@ -159,8 +134,7 @@ def memory(dry: bool) -> dict[str, Any]:
     with loaded(wanted(dry, "0.6B", "bfloat16"), 512) as (subject, spec):
         ours, seen = watched(subject, spec)
         budget = ours.embedder.token_budget
-        rng = np.random.default_rng(SEED)
-        given = [rng.integers(3, subject.recipe.vocabulary, 256) for _ in range(max(1, min(budget, 32768) // 128))]
+        given = random_ids(subject, [256] * max(1, min(budget, 32768) // 128))
         wide = embed(ours, given)
         if dry:
             return {"said": "not run on a CPU: it has no limit to set", "selfcheck": seen}
@@ -179,18 +153,6 @@ def memory(dry: bool) -> dict[str, Any]:
     facts = {"budget": budget, "budget_after": halved, "peak_gb": peak / 1e9, "held_gb": held / 1e9, "selfcheck": seen}
     right = halved < budget and least > 0.999
     return {"said": f"budget {budget} -> {halved}, cosine {least:.6f}, right: {right}", "right": right, **facts}
-
-
-def watched(subject: Subject, spec: ModelSpec) -> tuple[Ours, list[dict[str, Any]]]:
-    """An Embedder that works even if its own check fails: what the check found is recorded instead."""
-    with mock.patch("actors.embedder.selfcheck.check"):
-        ours = Ours(subject, spec)
-    return ours, [asdict(found) for found in ours.embedder.comparisons]
-
-
-def embed(ours: Ours, given: list[np.ndarray]) -> np.ndarray:
-    lengths = np.array([len(ids) for ids in given], dtype=np.int64)
-    return ours.embedder.embed(np.concatenate(given), packed.offsets_of(lengths))
 
 
 def reranker(dry: bool) -> dict[str, Any]:
