@@ -8,9 +8,12 @@ for as a GPU is, and next to no work for the CPU. It does 700,000 tokens/s, as a
 seconds has 16,384 rows and one of 0.5 seconds 2,734. Nothing is read from files, tokenised or written: parcels come
 ready made and are dropped. A run of the engine for each number of calls at a time, in turns, each with a new replica.
 
-busy_share  of the time from the first micro-batch queued to the last one done, in which the device worked
-gap_ms      that it waited, for each call
-cpu_ms      that this process and all of Ray's worked, for each call; starting the replica is in it
+busy_share       of the time from the first micro-batch queued to the last one done, in which the device worked
+idle_ms          that it did not, for each call
+between_ms       of these, that the model's thread had no call in hand: the rest is within calls, where a thread that is
+                 to queue the next micro-batch within 47 ms did not get a core: on a machine that has other work to do
+replica_cpu_ms   of the replica's process for each call, from the end of its first to that of its last
+driver_cpu_ms    of the driver, for each call
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +90,8 @@ class Watched:
             done = list(work(parcels))
             device = model.device
             with open(self.log, "a") as lines:
-                lines.write(json.dumps([device.busy_seconds, device.free, device.began, os.getpid()]) + "\n")
+                at = device.busy_seconds, device.free, device.began, time.process_time(), os.getpid()
+                lines.write(json.dumps(at) + "\n")
             return done
 
         return noted
@@ -129,22 +134,24 @@ def measure(executor: RayExecutor, rows: int, calls: int, at_once: int, log: Pat
     pool = Pool(ONE, num_cpus=1, num_gpus=0, isolated=False, timeout_seconds=600)
     stage = pool.stage("embed", Watched(str(log)), at_once)
     units = [Unit(7, "ready-made", n * rows, (n + 1) * rows, 1, "mtime:0") for n in range(calls)]
-    cpu = machine.cpu_seconds_of_tree()
+    cpu = time.process_time()
     stages = [stage, Stage("write", lambda: dropped, num_cpus=0.5)]
     receipts = list(executor.run(ready_made, stages, [((unit,),) for unit in units]))
-    cpu = machine.cpu_seconds_of_tree() - cpu
+    cpu = time.process_time() - cpu
     assert all(isinstance(receipt, Receipt) for receipt in receipts), receipts
     assert len(receipts) == calls
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({process for *_, process in lines}) == 1, "a replica was replaced"
-    busy, free, began, _ = max(lines)
-    model_seconds = sum(receipt.tally.seconds["embed"] for receipt in receipts if isinstance(receipt, Receipt))
+    busy, free, began, *_ = max(lines)
+    spent = [line[3] for line in lines]
+    worked = sum(receipt.tally.seconds["embed"] for receipt in receipts if isinstance(receipt, Receipt))
     return {
         "busy_share": round(busy / (free - began), 4),
-        "gap_ms": round((free - began - busy) / calls * 1e3, 1),
-        "cpu_ms": round(cpu / calls * 1e3, 1),
+        "idle_ms": round((free - began - busy) / calls * 1e3, 1),
+        "between_ms": round(max(0.0, free - began - worked) / calls * 1e3, 1),
+        "replica_cpu_ms": round((max(spent) - min(spent)) / (calls - 1) * 1e3, 1),
+        "driver_cpu_ms": round(cpu / calls * 1e3, 1),
         "seconds": round(free - began, 2),
-        "stage_seconds": round(model_seconds, 2),
     }
 
 
@@ -178,12 +185,13 @@ def main() -> None:
 def show(one: dict[str, Any]) -> None:
     wanted = WANTED.get(one["seconds_a_call"])
     for way, each in one["each"].items():
-        parts = {name: median(run[name] for run in each) for name in ("gap_ms", "cpu_ms", "seconds", "stage_seconds")}
+        parts = {name: median(run[name] for run in each) for name in each[0]}
         print(
             f"{one['rows_a_call']:>6,} rows, {one['seconds_a_call']:g} s a call, {way} at a time: device busy "
-            f"{one['busy_share'][way]:.1%} of {parts['seconds']:.1f} s, {parts['gap_ms']:.0f} ms idle and "
-            f"{parts['cpu_ms']:.0f} CPU ms a call; embed took {parts['stage_seconds']:.1f} s"
+            f"{one['busy_share'][way]:.1%} of {parts['seconds']:.1f} s"
             + (f" (wanted: {wanted:.0%})" if wanted and way == CALLS_AT_ONCE else "")
+            + f"; for each call idle {parts['idle_ms']:.0f} ms, of these {parts['between_ms']:.0f} between calls; "
+            f"CPU of the replica {parts['replica_cpu_ms']:.0f} ms, of the driver {parts['driver_cpu_ms']:.0f} ms"
         )
 
 

@@ -100,7 +100,7 @@ def test_the_one_that_hangs_in_the_model_is_found_and_not_the_one_beside_it(thre
     calls = {}
     for first_id in order:
         calls[first_id] = threads.submit(call, stage, work, [parcel(first_id)])
-        time.sleep(0.2)
+        time.sleep(0.8)
     (guilty,) = calls[BAD_ID].result(PATIENCE)
     assert isinstance(guilty, Failed)
     assert guilty.hung
