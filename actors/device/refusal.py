@@ -9,7 +9,7 @@ they are.
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from actors.device import gpu
@@ -22,7 +22,7 @@ OF_THE_SET_UP = re.compile(
     r"no kernel image|kernel image is invalid|invalid device (ordinal|function|symbol)|[Nn]ot supported|[Uu]nsupported|"
     r"insufficient|too old|mismatch|no CUDA-capable device|invalid argument"
 )
-ADVICE = (  # in the names of the error's classes and its message -> what to do
+ROOM = (  # in the names of the error's classes and its message -> what to do
     (
         r"OutOfMemory|CUDA out of memory",
         "Use a device with more memory or a smaller model; `nvidia-smi` shows who else holds its memory",
@@ -37,6 +37,9 @@ ADVICE = (  # in the names of the error's classes and its message -> what to do
         "A disk or /dev/shm is full: look with `df -h / /dev/shm /tmp ~/.cache`; containers get more shared memory by "
         "docker run --shm-size, in Kubernetes by an emptyDir of medium Memory at /dev/shm",
     ),
+)
+ADVICE = (
+    *ROOM,
     (r"Permission ?[Dd]enied|PermissionError|Read-only|Errno (13|30)\b", "Give this process the right to that place"),
     (
         r"no kernel image|kernel image is invalid|sm_\d+",
@@ -99,6 +102,11 @@ def told(error: BaseException) -> str:
     return f"{name}: {line}" if (line := _first_line(error)) else name
 
 
+def lacks_room(error: BaseException) -> bool:
+    """Whether memory or a disk is full: no fault of what was read, though it broke off there."""
+    return _found(error, {kind.__name__ for kind in type(error).__mro__}, ROOM) is not None
+
+
 def is_of_device(error: BaseException) -> bool:
     """Whether it is CUDA's, after which every call to the device fails in this process."""
     return "CUDA error" in str(error) or type(error).__name__ == "AcceleratorError"
@@ -125,8 +133,12 @@ def _broken_from_the_start() -> str:
 
 
 def _advice(error: BaseException, kinds: set[str]) -> str:
+    return _found(error, kinds, ADVICE) or OTHERWISE
+
+
+def _found(error: BaseException, kinds: set[str], among: Sequence[tuple[str, str]]) -> str | None:
     whole = f"{' '.join(sorted(kinds))} {_first_line(error)}"
-    return next((advice for sign, advice in ADVICE if re.search(sign, whole)), OTHERWISE)
+    return next((advice for sign, advice in among if re.search(sign, whole)), None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from actors import packed
+from actors.device.refusal import lacks_room
 from actors.network import attention, pooling
 from actors.network.attention import to_device
 from actors.network.fast_paths import variable_lengths
@@ -141,6 +142,8 @@ def _load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
                 **extra,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if lacks_room(error):
+            raise
         raise ModelError(f"the weights in {folder} could not be loaded: {error}. Fetch them again") from error
     wrong = sorted(str(name) for kind in ("missing_keys", "mismatched_keys") for name in report[kind])
     if wrong:
