@@ -83,14 +83,14 @@ def setting_up(spec: ModelSpec, on_device: bool = False) -> Iterator[None]:
 def refusal(error: Exception, what: str, device: str | None = None) -> ModelError:
     """The refusal for an error of somebody else's. what: could not be set up; device: where, None if none was reached
     yet."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
     place = f"on {gpu.describe(device)} of {platform.node()}" if device else f"on {platform.node()}"
     message = f"{what} could not be set up {place}: {told(error)}"
-    if "OutOfMemoryError" in kinds:
-        return DeviceOutOfMemory(f"{message}. {_advice(error, kinds)}")
+    advice = _found(error, ADVICE) or OTHERWISE
+    if "OutOfMemoryError" in _kinds(error):
+        return DeviceOutOfMemory(f"{message}. {advice}")
     if is_of_device(error) and not OF_THE_SET_UP.search(str(error)):
         return ReplicaBroken(f"{message}. {_broken_from_the_start()}")
-    return ModelError(f"{message}. {_advice(error, kinds)}")
+    return ModelError(f"{message}. {advice}")
 
 
 def told(error: BaseException) -> str:
@@ -104,7 +104,7 @@ def told(error: BaseException) -> str:
 
 def lacks_room(error: BaseException) -> bool:
     """Whether memory or a disk is full: no fault of what was read, though it broke off there."""
-    return _found(error, {kind.__name__ for kind in type(error).__mro__}, ROOM) is not None
+    return _found(error, ROOM) is not None
 
 
 def is_of_device(error: BaseException) -> bool:
@@ -119,7 +119,7 @@ def _with_device(error: ModelError, device: str) -> ModelError:
     if isinstance(error, ReplicaBroken) and not OF_THE_SET_UP.search(said):
         said += f". {_broken_from_the_start()}"
     elif isinstance(error, ReplicaBroken):
-        error, said = ModelError(), f"{said}. {_advice(error.__cause__ or error, set())}"
+        error, said = ModelError(), f"{said}. {_found(error.__cause__ or error, ADVICE) or OTHERWISE}"
     if not device.startswith("cuda") or gpu.describe(device) in said:
         return type(error)(said)
     return type(error)(f"{said} (on {gpu.describe(device)} of {platform.node()})")
@@ -132,13 +132,13 @@ def _broken_from_the_start() -> str:
     )
 
 
-def _advice(error: BaseException, kinds: set[str]) -> str:
-    return _found(error, kinds, ADVICE) or OTHERWISE
-
-
-def _found(error: BaseException, kinds: set[str], among: Sequence[tuple[str, str]]) -> str | None:
-    whole = f"{' '.join(sorted(kinds))} {_first_line(error)}"
+def _found(error: BaseException, among: Sequence[tuple[str, str]]) -> str | None:
+    whole = f"{' '.join(_kinds(error))} {_first_line(error)}"
     return next((advice for sign, advice in among if re.search(sign, whole)), None)
+
+
+def _kinds(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
 
 
 def _first_line(error: BaseException) -> str:
