@@ -178,8 +178,9 @@ class ModelConfig(Section):
     """Longer texts are cut (and counted). Absent: the model's own limit from its config files."""
     dtype: Literal["auto", "bfloat16", "float32", "float16", "float8"] = "auto"
     """Compute precision. `auto` is what an existing table was made with; for a new one bfloat16 on a GPU, and on CPUs
-    bfloat16 where the driver's has AMX, or is an AMD with avx512_bf16, else float32. `float8` is for Qwen3 only: its
-    matrices and their inputs in 8 bits, scaled row by row. `float16` needs force_float16."""
+    bfloat16 where the driver's has AMX, or is an AMD with avx512_bf16, else float32. GPUs have bfloat16 from compute
+    capability 8.0 on (Ampere) and float8 from 8.9 on (Ada, Hopper): say `float32` for older ones. `float8` is for
+    Qwen3 only: its matrices and their inputs in 8 bits, scaled row by row. `float16` needs force_float16."""
     force_float16: bool = False
     """Allow `dtype: float16`. Qwen3-Embedding-8B gives NaN in it for some texts; bfloat16 does not."""
     prompt: str | None = None
@@ -281,7 +282,8 @@ class RunConfig(Section):
     """Of Ray. Absent: start it here. `auto`: the cluster this machine belongs to. Or `host:port`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where replicas compute; `auto` is cuda when the cluster has a GPU as the run starts. Set `cuda`, and
-    `run.replicas`, on a cluster whose GPU nodes come up on demand."""
+    `run.replicas`, on a cluster whose GPU nodes come up on demand. Where this machine has a GPU that torch cannot use,
+    `auto` is refused: say `cpu` if that is meant."""
     replicas: Annotated[
         Annotated[int, Tag("number")] | Annotated[Literal["auto"], Tag("word")] | Annotated[ReplicaRange, Tag("range")],
         Discriminator(_replicas_form),

@@ -9,7 +9,7 @@ they are.
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from actors.device import gpu
@@ -22,7 +22,7 @@ OF_THE_SET_UP = re.compile(
     r"no kernel image|kernel image is invalid|invalid device (ordinal|function|symbol)|[Nn]ot supported|[Uu]nsupported|"
     r"insufficient|too old|mismatch|no CUDA-capable device|invalid argument"
 )
-ADVICE = (  # in the names of the error's classes and its message -> what to do
+ROOM = (  # in the names of the error's classes and its message -> what to do
     (
         r"OutOfMemory|CUDA out of memory",
         "Use a device with more memory or a smaller model; `nvidia-smi` shows who else holds its memory",
@@ -37,6 +37,9 @@ ADVICE = (  # in the names of the error's classes and its message -> what to do
         "A disk or /dev/shm is full: look with `df -h / /dev/shm /tmp ~/.cache`; containers get more shared memory by "
         "docker run --shm-size, in Kubernetes by an emptyDir of medium Memory at /dev/shm",
     ),
+)
+ADVICE = (
+    *ROOM,
     (r"Permission ?[Dd]enied|PermissionError|Read-only|Errno (13|30)\b", "Give this process the right to that place"),
     (
         r"no kernel image|kernel image is invalid|sm_\d+",
@@ -80,14 +83,14 @@ def setting_up(spec: ModelSpec, on_device: bool = False) -> Iterator[None]:
 def refusal(error: Exception, what: str, device: str | None = None) -> ModelError:
     """The refusal for an error of somebody else's. what: could not be set up; device: where, None if none was reached
     yet."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
     place = f"on {gpu.describe(device)} of {platform.node()}" if device else f"on {platform.node()}"
     message = f"{what} could not be set up {place}: {told(error)}"
-    if "OutOfMemoryError" in kinds:
-        return DeviceOutOfMemory(f"{message}. {_advice(error, kinds)}")
+    advice = _found(error, ADVICE) or OTHERWISE
+    if "OutOfMemoryError" in _kinds(error):
+        return DeviceOutOfMemory(f"{message}. {advice}")
     if is_of_device(error) and not OF_THE_SET_UP.search(str(error)):
         return ReplicaBroken(f"{message}. {_broken_from_the_start()}")
-    return ModelError(f"{message}. {_advice(error, kinds)}")
+    return ModelError(f"{message}. {advice}")
 
 
 def told(error: BaseException) -> str:
@@ -97,6 +100,11 @@ def told(error: BaseException) -> str:
         command = error.cmd.split() if isinstance(error.cmd, str) else error.cmd
         return f"{name}: {command[0] if command else 'a command'} ended with {error.returncode}"
     return f"{name}: {line}" if (line := _first_line(error)) else name
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether memory or a disk is full: no fault of what was read, though it broke off there."""
+    return _found(error, ROOM) is not None
 
 
 def is_of_device(error: BaseException) -> bool:
@@ -111,7 +119,7 @@ def _with_device(error: ModelError, device: str) -> ModelError:
     if isinstance(error, ReplicaBroken) and not OF_THE_SET_UP.search(said):
         said += f". {_broken_from_the_start()}"
     elif isinstance(error, ReplicaBroken):
-        error, said = ModelError(), f"{said}. {_advice(error.__cause__ or error, set())}"
+        error, said = ModelError(), f"{said}. {_found(error.__cause__ or error, ADVICE) or OTHERWISE}"
     if not device.startswith("cuda") or gpu.describe(device) in said:
         return type(error)(said)
     return type(error)(f"{said} (on {gpu.describe(device)} of {platform.node()})")
@@ -124,9 +132,13 @@ def _broken_from_the_start() -> str:
     )
 
 
-def _advice(error: BaseException, kinds: set[str]) -> str:
-    whole = f"{' '.join(sorted(kinds))} {_first_line(error)}"
-    return next((advice for sign, advice in ADVICE if re.search(sign, whole)), OTHERWISE)
+def _found(error: BaseException, among: Sequence[tuple[str, str]]) -> str | None:
+    whole = f"{' '.join(_kinds(error))} {_first_line(error)}"
+    return next((advice for sign, advice in among if re.search(sign, whole)), None)
+
+
+def _kinds(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from actors import fake
 from actors.checks.tokens import transformers_tokenizer
 from actors.device.auto import resolve_device, resolve_dtype
+from actors.device.refusal import setting_up
 from actors.embedder.fake import FakeEmbedModel
 from actors.network.quiet import quiet_transformers
 from actors.spec import ModelSpec
@@ -21,16 +22,17 @@ from actors.weights.recipe import Resolved, resolve
 class EmbedReference:
     """The reference for a spec, on its device and in its dtype (give a spec with dtype "float32" for the exact one).
 
-    Raises ModelError as `resolve` does.
+    Raises ModelError as `resolve` does, and for whatever else fails (`setting_up`).
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._resolved = resolve(spec)
-        self._device = resolve_device(spec)
         self._tokenizer: Any = None
         self._model: Any = None
-        if self._resolved.folder is not None:
-            self._load(self._resolved, resolve_dtype(spec))
+        with setting_up(spec, on_device=True):
+            self._resolved = resolve(spec)
+            self._device = resolve_device(spec)
+            if self._resolved.folder is not None:
+                self._load(self._resolved, resolve_dtype(spec))
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of documents, float32 [N, D], in their order."""

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from actors import packed
+from actors.device.refusal import lacks_room
 from actors.network import attention, encoder, pooling
 from actors.network.attention import Packing, to_device
 from actors.network.encoder import Encoder
@@ -166,6 +167,8 @@ def _load(folder: Path, architecture: str, dtype: torch.dtype) -> Any:
                 **extra,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if lacks_room(error):
+            raise
         raise ModelError(f"the weights in {folder} could not be loaded: {error}. Fetch them again") from error
     shapes = (
         f"{name} ({list(found)} in the file, {list(wanted)} by config.json)"

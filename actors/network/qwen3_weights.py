@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from actors.device.refusal import lacks_room
 from actors.network.kernels.operations import Quantised
 from actors.network.kernels.plain import quantise
 from actors.spec import ModelError
@@ -184,6 +185,8 @@ class Weights:
                 for name, tensor in _read(file, self.device):
                     _fill(wanted, name, tensor, file)
             except (SafetensorError, OSError) as error:
+                if lacks_room(error):
+                    raise
                 raise ModelError(f"{file} could not be read: {error}. Fetch the weights again") from error
         if wanted:
             some = ", ".join(sorted(wanted)[:5]) + (f" and {len(wanted) - 5} more" if len(wanted) > 5 else "")

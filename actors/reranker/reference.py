@@ -12,6 +12,7 @@ import numpy as np
 
 from actors.checks.tokens import transformers_tokenizer
 from actors.device.auto import resolve_device, resolve_dtype
+from actors.device.refusal import setting_up
 from actors.network.quiet import quiet_transformers
 from actors.reranker.fake import FakeRerankModel
 from actors.reranker.head import CONVERTED, read_config
@@ -24,15 +25,16 @@ from actors.weights.locate import locate
 class RerankReference:
     """The reference for a spec, on its device and in its dtype (float8: in bfloat16).
 
-    Raises ModelError as `read_config` and RerankPrompt do.
+    Raises ModelError as `read_config` and RerankPrompt do, and for whatever else fails (`setting_up`).
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._prompt: Any = load_prompt(spec)
-        self._device = resolve_device(spec)
-        self._fake = FakeRerankModel(spec) if spec.is_fake else None
-        if self._fake is None:
-            self._load(spec)
+        with setting_up(spec, on_device=True):
+            self._prompt: Any = load_prompt(spec)
+            self._device = resolve_device(spec)
+            self._fake = FakeRerankModel(spec) if spec.is_fake else None
+            if self._fake is None:
+                self._load(spec)
 
     def logits(self, pairs: Sequence[tuple[str, str]], instruction: str | None = None) -> np.ndarray:
         """float32 [N] of (query, document) pairs, in their order."""

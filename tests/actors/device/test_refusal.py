@@ -15,8 +15,10 @@ from actors.device.device import translated
 from actors.device.refusal import setting_up
 from actors.embedder.embedder import Embedder
 from actors.embedder.model import EmbedModel
+from actors.embedder.reference import EmbedReference
 from actors.replica.rerank import RerankActor
 from actors.reranker.fake import FakeRerankModel
+from actors.reranker.reference import RerankReference
 from actors.spec import DeviceOutOfMemory, ModelError, ModelSpec, ReplicaBroken, WeightsOutOfReach
 from tests.support.devices import plug_in
 from tests.support.models import build
@@ -170,3 +172,26 @@ def test_at_work_errors_are_what_they_are(monkeypatch: pytest.MonkeyPatch, tiny:
     with pytest.raises(RuntimeError, match="a kernel of theirs failed") as caught:
         embedder.embed(np.array([1, 2]), np.array([0, 2]))
     assert not isinstance(caught.value, ModelError)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen3"])
+def test_a_full_memory_is_no_reason_to_fetch_the_weights_again(monkeypatch, tmp_path, architecture: str) -> None:
+    spec = ModelSpec(str(build(tmp_path / "model", architecture)), device="cpu", dtype="float32")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    for reads in ("transformers.AutoModel.from_pretrained", "actors.network.qwen3_weights.safe_open"):
+        monkeypatch.setattr(reads, full)
+    with pytest.raises(ModelError, match="The memory of this machine") as caught:
+        Embedder(spec)
+    assert "etch" not in str(caught.value)
+
+
+def test_the_witnesses_of_verify_are_set_up_alike(monkeypatch: pytest.MonkeyPatch, tiny: ModelSpec) -> None:
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", failing)
+    with pytest.raises(ModelError, match=r"could not be set up on cpu .*a kernel of theirs failed"):
+        EmbedReference(tiny)
+    monkeypatch.setattr("actors.reranker.reference.load_prompt", failing)
+    with pytest.raises(ModelError, match=r"could not be set up on cpu .*a kernel of theirs failed"):
+        RerankReference(ModelSpec("fake"))

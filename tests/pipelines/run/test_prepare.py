@@ -14,6 +14,7 @@ from pipelines.run.prepare import prepare
 from pipelines.search.query import Query
 from pipelines.search.searcher import Searcher
 from pipelines.table.table import LanceTable
+from tests.support.devices import plug_in
 from tests.support.jobs import Said, job, run, write_parquet
 from tests.support.models import build
 
@@ -46,6 +47,22 @@ def test_dtype_of_a_new_table_is_that_of_the_machine(tmp_path, monkeypatch):
     assert made_on(GPU, "gpu") == "bfloat16"
     on_a_cpu_fast_in_bfloat16(monkeypatch)
     assert made_on(CPU, "fast") == "bfloat16"
+
+
+def test_auto_knows_the_card_only_where_this_process_computes(tmp_path, monkeypatch):
+    """A replica on Ray that has an older card refuses; it does not choose for itself."""
+
+    class Elsewhere(InlineExecutor):
+        in_process = False
+
+    plug_in(monkeypatch, tmp_path, "Tesla T4", (7, 5))
+    real = {"weights": str(build(tmp_path / "model", "bert"))}
+    assert prepare(job(tmp_path, model=real), Elsewhere(gpus=1)).spec.dtype == "bfloat16"
+    here = prepare(job(tmp_path, model=real), GPU)
+    assert (here.spec.dtype, here.metadata.identity["dtype"]) == ("float32", "float32")
+    assert any("model.dtype: auto is float32" in note for note in here.notes)
+    asked = prepare(job(tmp_path, model={**real, "dtype": "bfloat16"}), GPU)
+    assert asked.spec.dtype == "bfloat16", "what is asked for is refused by the replica, not changed"
 
 
 def test_an_existing_table_decides_the_dtype(tmp_path, monkeypatch):
