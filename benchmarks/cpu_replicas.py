@@ -81,7 +81,8 @@ def main() -> None:
     facts = machine.facts()
     lengths_N = texts.lengths(MIX, options.tokens, 3, SEED)
     tokens = int(lengths_N.sum())
-    ways = [Way(*map(int, way.split("x")), budget) for way in options.ways for budget in options.budgets]
+    shares = [way.split("x") for way in options.ways]
+    ways = [Way(int(replicas), int(threads), budget) for replicas, threads in shares for budget in options.budgets]
     found: dict[Way, list[tuple[float, float, float]]] = {way: [] for way in ways}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
