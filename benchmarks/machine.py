@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from actors.device import cpu
+
 PACKAGES = (
     *("vectormill", "ray", "pylance", "lancedb", "pyarrow", "numpy", "torch", "triton", "transformers"),
     *("sentence-transformers", "tokenizers", "fastokens", "flash-attn"),
@@ -35,7 +37,7 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     found = {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": cpu.cores(),
         "load_before": round(os.getloadavg()[0], 2),  # what else ran in the minute before
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",

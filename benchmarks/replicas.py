@@ -40,7 +40,7 @@ from pipelines.run.run import Run
 
 SHARDS = 8
 TOKENS_A_ROW = 16  # with the one that ends a text
-CPUS = 6  # for reading, tokenising and writing; logical, as the GPUs
+CPUS = 6  # for reading, tokenising and writing, beside one for each replica; logical, as the GPUs
 
 
 def write_corpus(folder: Path, rows: int) -> None:
@@ -56,7 +56,7 @@ def write_corpus(folder: Path, rows: int) -> None:
 def simulated_gpus(number: int) -> Iterator[str]:
     """The address of a cluster of one node with so many GPUs."""
     cluster = Cluster()
-    cluster.add_node(num_cpus=CPUS, num_gpus=number, include_dashboard=False)
+    cluster.add_node(num_cpus=CPUS + number, num_gpus=number, include_dashboard=False)
     try:
         yield cluster.address
     finally:

@@ -74,6 +74,7 @@ def _bert(hidden: int, layers: int, heads: int) -> dict[str, Any]:
 
 RANDOM = {
     "0.6B": _qwen3(1024, 28, 16, 3072, 151669),
+    "0.6B-4-layers": _qwen3(1024, 4, 16, 3072, 151669),
     "4B": _qwen3(2560, 36, 32, 9728, 151665),
     "8B": _qwen3(4096, 36, 32, 12288, 151665),
     "minilm": _bert(384, 6, 12),

@@ -69,10 +69,10 @@ class Capacity:
     memory: int = 0
     threads_alone: int | None = None
 
-    def for_work(self, bundles: int) -> Capacity:
-        """The same for so few bundles of units, each about ten seconds of one replica's work: a replica more than them
-        would be started, which takes as long, for nothing."""
-        count = max(1, bundles)
+    def for_work(self, tens_of_seconds: int) -> Capacity:
+        """The same for so few times ten seconds of one replica's work: one more would be started, which takes as long,
+        for nothing."""
+        count = max(1, tens_of_seconds)
         if self.threads_alone is None or self.threads is None or count >= self.replicas.max:
             return self
         threads = max(self.threads, min(self.threads_alone, self.threads * self.replicas.max // count))

@@ -134,8 +134,14 @@ class Prepared:
         return {shard.id: shard for shard in self.shards}
 
     def for_rows(self, rows: int) -> Prepared:
-        """The same with no more replicas than there are units' worth of rows to do."""
+        """The same for so many rows to do, with no more replicas on CPUs than have a unit each, and ten seconds of
+        work: units may be as short as the job says."""
         given = self.capacity.for_work(rows // self.metadata.rows_per_unit)
+        if given.threads_alone is not None and given.replicas.max > 1:
+            speed = sizing.tokens_per_second(self.size.flops_per_token, given.on_gpu, given.threads or 1)
+            assert speed is not None, "a model that costs nothing has one replica"
+            seconds = rows * self.estimate.tokens_per_row / speed
+            given = given.for_work(int(seconds / sizing.SECONDS_PER_UNIT))
         return replace(self, capacity=given, spec=replace(self.spec, threads=given.threads))
 
     def on(self, given: Capacity) -> Prepared:

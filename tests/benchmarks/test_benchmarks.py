@@ -113,6 +113,15 @@ def test_replicas():
 
 
 @pytest.mark.slow
+def test_cpu_replicas():
+    found = run("cpu_replicas", "--model", "tiny", "--tokens", "600", "--rounds", "1", "--ways", "1x2", "2x1")
+    ways = [(each["replicas"], each["threads"], each["token_budget"]) for each in found["each"]]
+    assert ways == [(1, 2, 1536), (1, 2, 3072), (2, 1, 1536), (2, 1, 3072)]
+    assert all(each["tokens_per_second"] > 0 and each["tokens_per_cpu_second"] > 0 for each in found["each"])
+    assert len(found["load_seconds"]) == 2
+
+
+@pytest.mark.slow
 def test_search():
     size = ("--rows", "1500", "--dimensions", "32", "--queries", "5", "--rerank", "0", "--index", "ivf_sq")
     found = run("search", *size)["sides"]

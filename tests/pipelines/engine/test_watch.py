@@ -1,6 +1,7 @@
 """For what is waited, and what is run again: rules that need no cluster."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from pipelines.engine.in_hand import SUSPECTS_MOST, InHand
 from pipelines.engine.stage import Receipt, Stage
 from pipelines.engine.watch import NO_ROOM_SECONDS, PATIENCE_SECONDS, ReplicasGone, Watch
 from pipelines.errors import EngineError, VectormillError
+from pipelines.tasks.replica import Pool
 from pipelines.units import Unit, left_of
 
 
@@ -271,3 +273,26 @@ def test_a_node_that_ray_takes_for_alive_although_it_is_dead_is_waited_for(monke
     monkeypatch.setattr(ray_executor.ray, "nodes", lambda: seen.pop(0))
     monkeypatch.setattr(ray_executor.time, "sleep", lambda seconds: None)
     assert ray_executor._dead_nodes() == {"a"}
+
+
+def test_room_is_where_all_that_a_replica_holds_is_free(monkeypatch):
+    def up(**resources):
+        return {"Alive": True, "Resources": resources}
+
+    nodes = [up(CPU=8.0, GPU=4.0, memory=50.0), up(CPU=1.0, GPU=4.0), up(CPU=64.0, memory=20.0)]
+    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: nodes)
+    pool = Pool(ReplicaRange(min=1, max=1), 1, 1, isolated=False, timeout_seconds=None)
+    for holds, room in (({}, 5), ({"num_cpus": 0.25}, 8), ({"num_gpus": 0, "num_cpus": 1.5, "memory": 10}, 7)):
+        assert ray_executor._room(replace(pool, **holds).stage("embed", lambda: None)) == room
+
+
+def test_a_replica_holds_its_cores_and_its_memory():
+    class Stream:
+        def map_batches(self, replica, **how):
+            return how
+
+    pool = Pool(ReplicaRange(min=1, max=2), 1.5, 0, isolated=False, timeout_seconds=None, memory=7)
+    how = ray_executor._apply(Stream(), pool.stage("embed", lambda: None))
+    assert (how["num_cpus"], how["memory"], "num_gpus" in how) == (1.5, 7, False)
+    how = ray_executor._apply(Stream(), replace(pool, num_gpus=1, memory=0).stage("embed", lambda: None))
+    assert (how["num_cpus"], how["num_gpus"], "memory" in how) == (1.5, 1, False)

@@ -9,6 +9,7 @@ import pytest
 from actors.spec import ModelError
 from actors.tokenizer.text import TextTokenizer
 from pipelines.engine.inline import InlineExecutor
+from pipelines.engine.nodes import Node
 from pipelines.errors import ConfigError, FingerprintMismatch
 from pipelines.run.prepare import prepare
 from pipelines.search.query import Query
@@ -185,3 +186,34 @@ def test_a_query_prompt_that_leaves_no_room_is_found_out_before_the_first_search
 def test_a_query_prompt_or_none_at_all(tmp_path):
     with pytest.raises(ConfigError, match="leaves it out: give one"):
         job(tmp_path, model={"query_prompt": "query: ", "query_instruction": ""})
+
+
+# ---------------------------------------------------------------------- replicas and threads
+
+
+class Cores32(InlineExecutor):
+    """Says that it is a machine of 32 cores and no part of this process."""
+
+    in_process = False
+    nodes = (Node(32, 32, 0, 64 << 30),)
+
+
+def test_replicas_on_cpus_follow_model_and_work(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    prepared = prepare(job(tmp_path, model={"weights": "bundled"}, run={"rows_per_unit": 128}), Cores32())
+    assert prepared.capacity.replicas.max == 16
+    assert prepared.spec.threads == prepared.capacity.threads == 2
+    for rows, replicas, threads in ((0, 1, 8), (255, 1, 8), (10**7, 16, 2)):
+        less = prepared.for_rows(rows)
+        assert (less.capacity.replicas.max, less.capacity.threads, less.spec.threads) == (replicas, threads, threads)
+    # Rows of about 10 tokens: 128 of them are no ten seconds of work, though the job makes a unit of them.
+    assert prepared.for_rows(16 * 128).capacity.replicas.max == 1
+
+
+def test_threads_are_free_to_change(tmp_path):
+    before = prepare(job(tmp_path), CPU)
+    after = prepare(job(tmp_path, run={"threads": 3}), CPU)
+    assert after.spec.threads == 3
+    assert after.metadata.fingerprint == before.metadata.fingerprint
+    with pytest.raises(ConfigError, match="at least 1, or auto"):
+        job(tmp_path, run={"threads": 0})
