@@ -26,8 +26,9 @@ UNIT_CPU_SECONDS = 6.4e-6  # history.py: one unit of the table, queried and matc
 UNIT_BYTES_BEFORE = 410  # a unit of the table as an object in a list: 10^7 of them took 4.1 GB
 SHARD_BYTES = 1_300  # scale.py: 10^7 rows in 100,000 files less the same in 1,000
 SHARD_CACHED_CPU_SECONDS = 44e-6  # planning.py: 100,000 files, counts remembered
-UNIT_BYTES = 340  # of one in hand
-SPAN_BYTES, FED_BYTES = 5_000, 700  # what Ray keeps of a span in hand, and of each that it was handed
+UNIT_BYTES = 340  # of one in hand: 262,144 of them, in bundles of 256
+# What Ray keeps of a span in hand, and of each that it was handed: a driver's growth over 1,500 spans of empty tasks.
+SPAN_BYTES, FED_BYTES = 5_000, 700
 DRIVER_BYTES = 300e6  # scale.py: a driver with Ray and nothing to do
 # When Ray was chosen: 14 to 18 ms of the driver's one thread a unit of four stages, on a quiet machine.
 UNITS_PER_SECOND = 60.0

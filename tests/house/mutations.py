@@ -100,9 +100,15 @@ MUTATIONS = [
         ],
     ),
     Mutation(
-        "failed once, lost for good",
-        "a unit that failed is not taken for one with a receipt, and drawn again",
-        [("pipelines/run/workload.py", "            if self._again:\n", "            if False:\n")],
+        "what fails",
+        "a unit that failed is drawn again",
+        [
+            (
+                "pipelines/run/workload.py",
+                "                self._again.extend(self.attempts.after_failure(result))\n",
+                "                self.attempts.after_failure(result)\n",
+            )
+        ],
         tests("pipelines/run/test_scale.py::test_what_fails_is_tried_again_in_the_same_run_of_the_engine"),
     ),
     Mutation(
