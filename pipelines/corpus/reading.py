@@ -56,7 +56,6 @@ class Wanted:
         said = [pa.field(name, pa.string()) for name in ("_reason", "_note")]
         return pa.schema([pa.field("id", pa.string()), *self.carried, *text_fields(self.corpus), *said])
 
-
     @cached_property
     def nothing(self) -> pa.Table:
         return self.decoded.empty_table()
