@@ -121,3 +121,10 @@ def test_search():
         assert found[side]["hybrid_p50_ms"] > 0
     assert found["ours"]["bytes"] > 1500 * 32
     assert found["ours"]["build_peak_mb"] > 0
+
+
+@pytest.mark.slow
+def test_night():
+    found = run("night", "--rounds", "1")
+    (one,) = found["cpu_seconds"]
+    assert one["ray"] > 3 * one["auto"]
