@@ -44,7 +44,7 @@ def one_run(job: JobConfig) -> dict[str, Any]:
         seen.append(machine.cpu_seconds_of_tree())
         return certificate
 
-    jobs.run_prepared = run_prepared
+    jobs.run_prepared = run_prepared  # type: ignore[assignment]
     assert jobs.run_job(job, Display(quiet=True)).adds_up
     return {"cpu_seconds": round(seen[0], 2)}
 
@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("--one-run", nargs=2, default=None, help="used by this script for its fresh processes")
     options = parser.parse_args()
     if options.one_run:
-        print(json.dumps(one_run(job_over(*options.one_run, options.weights))))
+        folder, engine = options.one_run
+        print(json.dumps(one_run(job_over(folder, engine, options.weights))))
         return
     facts = machine.facts()
     rounds = [night(options) for _ in range(options.rounds)]
