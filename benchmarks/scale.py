@@ -138,6 +138,7 @@ def one_run(job: JobConfig, note: str, stop_after: float) -> dict[str, Any]:
     with Display(quiet=True).engine_output(), open_executor(job) as engine:
         holding.start()
         executor = Stopping(engine, note, stop_after)
+        _ = executor.gpus  # starts it
         engine_started = time.time()
         run = Run.open(prepare(job, executor), executor, Display(quiet=True))
         planned, planned_cpu = time.time(), time.process_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -97,8 +98,18 @@ def _check_candidates(name: str, kind: pa.DataType, path: str) -> None:
 
 def check(schema: pa.Schema, corpus: CorpusConfig, path: str) -> list[str]:
     """Which of the job's columns a file has, after the checks of `fields_of`. Raises CorpusError."""
-    fields_of(schema, corpus, path)
-    return [name for name in columns_of(corpus) if name in schema.names]
+    try:
+        return list(_checked(schema, corpus))
+    except CorpusError:
+        fields_of(schema, corpus, path)
+        raise
+
+
+@lru_cache(maxsize=64)
+def _checked(schema: pa.Schema, corpus: CorpusConfig) -> tuple[str, ...]:
+    """Files of one schema are checked once; what is raised names no file."""
+    fields_of(schema, corpus, "")
+    return tuple(name for name in columns_of(corpus) if name in schema.names)
 
 
 def from_arrow(table: pa.Table, wanted: Wanted, path: str, notes: Mapping[int, str]) -> pa.Table:

@@ -147,7 +147,7 @@ class Corpus:
         if not units:
             return
         file = self._file(units[0])
-        wanted = Wanted(self.config, carried)
+        wanted = _wanted(self.config, carried)
         pieces = FORMATS[self.kind(file.path)].pieces(file, units, wanted)
         try:
             for table in by_unit(pieces, units, wanted):
@@ -193,6 +193,9 @@ class Corpus:
     def _file(self, of: Listing | Shard | Unit) -> ShardFile:
         uri = self.config.uri if self.is_lance else self._settled().uri(of.path)
         return ShardFile(of.path, uri, of.size, of.stamp, self.storage)
+
+
+_wanted = lru_cache(maxsize=64)(Wanted)  # with its schemas, which many small files share
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -55,6 +56,14 @@ class Wanted:
         said = [pa.field(name, pa.string()) for name in ("_reason", "_note")]
         return pa.schema([pa.field("id", pa.string()), *self.carried, *text_fields(self.corpus), *said])
 
+    @cached_property
+    def nothing(self) -> pa.Table:
+        return self.decoded.empty_table()
+
+    @cached_property
+    def rows(self) -> pa.Schema:
+        return row_schema(self.carried, self.corpus)
+
 
 def reason_of(note: str) -> str:
     """The reason that belongs to what a decoder noted of a record it gave up."""
@@ -85,12 +94,12 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
     """One table of `row_schema(carried)` a unit, in order. Raises CorpusError when the rows do not add up,
     TooLarge for a unit of several rows that come to more than UNIT_BYTES_MOST."""
     stream = iter(pieces)
-    first, table = 0, wanted.decoded.empty_table()
+    first, table = 0, wanted.nothing
     for unit in units:
         parts, need, held = [], unit.start, 0
         while need < unit.stop:
             if need >= first + table.num_rows:
-                first, table = next(stream, (unit.stop, wanted.decoded.empty_table()))
+                first, table = next(stream, (unit.stop, wanted.nothing))
                 if first > need:
                     break
                 continue
@@ -104,7 +113,7 @@ def by_unit(pieces: Iterable[Piece], units: Sequence[Unit], wanted: Wanted) -> I
                 f"{unit.path} has only {need:,} rows where at least {unit.stop:,} were counted: it changed while the "
                 "run was going on; run the command again"
             )
-        decoded = pa.concat_tables(parts) if parts else wanted.decoded.empty_table()
+        decoded = pa.concat_tables(parts) if parts else wanted.nothing
         yield finish(unit, decoded, wanted)
 
 
@@ -113,24 +122,25 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     What a row becomes depends on that row alone."""
     assert decoded.num_rows == unit.rows, (decoded.num_rows, unit)
     decoded = filled(decoded, unit.path, wanted.carried)
-    numbers = pa.array(range(unit.start, unit.stop), pa.int64())
-    own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
+    numbers = pa.array(np.arange(unit.start, unit.stop))
     ids, reason = decoded["id"], decoded["_reason"]
     texts = {field.name: decoded[field.name] for field in text_fields(wanted.corpus)}
-    reason = pc.coalesce(reason, *(found for name, text in texts.items() for found in _flaws(name, text)))
-    if wanted.corpus.id is None:
-        ids = own_ids
-    else:
+    if flaws := [found for name, text in texts.items() for found in _flaws(name, text)]:
+        reason = pc.coalesce(reason, *flaws)
+    named = wanted.corpus.id is not None
+    if named and ids.null_count:
         settled = pc.coalesce(_where(pc.is_null(ids), "no_id"), reason)
         unread = pc.is_in(reason, pa.array(["undecodable", "too_long"]))  # whatever its id would have been
         reason = pc.if_else(unread, reason, settled)
-        ids = pc.coalesce(ids, own_ids)
+    if not named or ids.null_count:
+        own_ids = pc.binary_join_element_wise(unit.path, numbers.cast(pa.string()), "#")
+        ids = pc.coalesce(ids, own_ids) if named else own_ids
     whole = _text_digests(list(texts.values()))
     if reason.null_count != unit.rows:
         good = pc.is_null(reason)
         texts = {name: pc.if_else(good, text, pa.scalar(None, text.type)) for name, text in texts.items()}
     shard, of, first, rows, file = (
-        pa.repeat(pa.scalar(number, pa.int64()), unit.rows)
+        pa.array(np.full(unit.rows, number, np.int64))
         for number in (unit.shard, unit.id, unit.start, unit.rows, unit.file)
     )
     carried = decoded.select(wanted.carried.names)
@@ -138,22 +148,30 @@ def finish(unit: Unit, decoded: pa.Table, wanted: Wanted) -> pa.Table:
     details = _details(unit, reason, decoded["_note"])
     table = pa.Table.from_arrays(
         [ids, *carried.columns, *texts.values(), shard, of, numbers, first, rows, file, *digests, reason, details],
-        schema=row_schema(wanted.carried, wanted.corpus),
+        schema=wanted.rows,
     )
     assert table.num_rows == unit.rows, (table.num_rows, unit)
     return table
 
 
 def _flaws(name: str, text: pa.ChunkedArray) -> list[pa.ChunkedArray]:
-    """The reasons against a text, the first that holds counts: null where there is none."""
+    """The reasons against a text, the first that holds counts: null where there is none. Of a text that nothing is the
+    matter with, none, after a look at each row: this is done for each unit, and small files have few rows."""
     if pt.is_list(text.type):
         sizes = pc.list_value_length(text)
         held = pa.array([sum(len(one or "") for one in several or ()) for several in text.to_pylist()], pa.int64())
         none = pc.or_kleene(pc.is_null(text), pc.equal(sizes, 0))
         return [_where(pc.greater(held, RECORD_BYTES_MAX), "too_long"), _where(none, ABSENT[name])]
-    blank = pc.or_(pc.utf8_is_space(text), pc.equal(pc.binary_length(text), 0))
-    too_long = pc.greater(pc.binary_length(text), RECORD_BYTES_MAX)  # of formats that hold it in a column
-    return [_where(too_long, "too_long"), _where(blank, BLANK[name]), _where(pc.is_null(text), ABSENT[name])]
+    found = []
+    lengths = pc.binary_length(text)
+    if text.nbytes > RECORD_BYTES_MAX:  # of formats that hold it in a column
+        found.append(_where(pc.greater(lengths, RECORD_BYTES_MAX), "too_long"))
+    blank = pc.or_(pc.utf8_is_space(text), pc.equal(lengths, 0))
+    if pc.any(blank).as_py():
+        found.append(_where(blank, BLANK[name]))
+    if text.null_count:
+        found.append(_where(pc.is_null(text), ABSENT[name]))
+    return found
 
 
 def _where(mask: pa.ChunkedArray, reason: str) -> pa.ChunkedArray:

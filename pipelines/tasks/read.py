@@ -59,7 +59,10 @@ def reader(corpus: Corpus, carried: pa.Schema, timeout_seconds: float | None = N
 
 
 def _together(held: list[tuple[Unit, pa.Table]]) -> tuple[Bundle, pa.Table]:
-    return tuple(unit for unit, _ in held), pa.concat_tables([rows for _, rows in held])
+    """Many small units become one piece of memory: every later stage, and Ray, would pay for each piece."""
+    units, tables = zip(*held, strict=True)
+    rows = pa.concat_tables(tables)
+    return units, rows.combine_chunks() if len(tables) > 1 else rows
 
 
 def _in_time(tables: Iterator[pa.Table], seconds: float | None) -> Iterator[pa.Table]:

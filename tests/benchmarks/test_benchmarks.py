@@ -154,3 +154,10 @@ def test_what_overlaps_counts_once():
     assert cores_used(apart) == (2 + 1 + 4) / (2 + 2 + 4)
     two_at_a_time = [call(1, 0, 2, 0, 2), call(1, 1, 4, 1, 5), call(1, 2, 3, 2, 4), call(1, 6, 7, 6, 7)]
     assert cores_used(two_at_a_time) == (5 + 1) / (4 + 1)
+
+
+@pytest.mark.slow
+def test_night():
+    found = run("night", "--rounds", "1")
+    (one,) = found["cpu_seconds"]
+    assert one["ray"] > 3 * one["auto"]
