@@ -102,7 +102,7 @@ def test_a_real_model() -> None:
     np.testing.assert_allclose(found, Embedder(spec).embed_documents(["Paris", "a river"]), atol=1e-5)
 
 
-def test_model_is_built_and_called_in_one_thread(monkeypatch):
+def test_model_is_built_and_called_in_one_thread():
     """Engines build a replica in one thread and call it from others; the model must not notice."""
     threads = set()
 
@@ -115,8 +115,7 @@ def test_model_is_built_and_called_in_one_thread(monkeypatch):
             threads.add(threading.get_ident())
             return super().embed(ids, offsets)
 
-    monkeypatch.setattr("actors.replica.embed.Embedder", Noting)
-    actor = EmbedActor(ModelSpec("fake"))
+    actor = EmbedActor(ModelSpec("fake"), Noting)
     table = pa.table(
         {
             "_ids": pa.array([[1, 2]], pa.list_(pa.int32())),
