@@ -98,8 +98,9 @@ def test_the_same_of_a_ray_that_is_started_here_and_sees_no_gpu(tmp_path, monkey
 
     monkeypatch.setattr("pipelines.engine.ray.RayExecutor", NoGpus)
     plug_in_unusable(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="too old"), open_executor(job(tmp_path, run={"engine": "ray"}, **REAL)):
-        pass
+    refused = pytest.raises(ConfigError, match="too old")
+    with refused, open_executor(job(tmp_path, run={"engine": "ray"}, **REAL)) as executor:
+        executor.gpus  # noqa: B018 - for which it is started
     assert closed == [True]
     elsewhere = job(tmp_path, run={"engine": "ray", "address": "head:6379"}, **REAL)
     with open_executor(elsewhere) as executor:
