@@ -74,6 +74,7 @@ class Driver:
             "model": {"weights": "fake"},
             "table": {"uri": str(folder / "db"), "name": "t"},
             "run": {
+                "engine": "ray",
                 "address": address,
                 "replicas": {"min": 1, "max": 3},
                 "rows_per_unit": 16,
