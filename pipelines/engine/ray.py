@@ -325,6 +325,7 @@ def _set_context(watch: Watch) -> None:
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a lost parcel is found by its missing receipt, not by an aborted job
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    context.execution_no_progress_timeout_s = -1  # silence is for `watch` and `run.stage_timeout_seconds` to judge
     context.custom_execution_callback_classes = [watch]
     context.execution_options.preserve_order = False
     context.target_max_block_size = 1  # else the parcels of one read task are merged into one block, one task, one fate

@@ -130,6 +130,23 @@ def dying_embedder(spec, marker=None, poison=None):
     return embed
 
 
+def test_a_stage_may_be_silent_for_longer_than_ray_has_patience(tmp_path, executor, monkeypatch):
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 2.0)
+    write_parquet(tmp_path / "corpus", shards=1, rows=16)
+
+    def silent(spec):
+        work = embedder(spec)
+
+        def slow(parcels):
+            time.sleep(8)
+            return work(parcels)
+
+        return slow
+
+    monkeypatch.setattr(embed, "embedder", silent)
+    assert run(ray_job(tmp_path), executor).adds_up
+
+
 def test_killed_replica_is_replaced(tmp_path, executor, monkeypatch):
     write_parquet(tmp_path / "corpus")
     marker = str(tmp_path / "died")
