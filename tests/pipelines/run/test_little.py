@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.device import auto
 from pipelines.engine import open as engines
 from pipelines.engine.inline import InlineExecutor
-from pipelines.errors import EngineError
+from pipelines.errors import ConfigError, EngineError
 from pipelines.maintenance.verify import verify
 from pipelines.run import job as jobs
 from pipelines.run import little
@@ -22,6 +21,7 @@ from pipelines.run.job import embed as embed_job
 from pipelines.tasks import embed
 from pipelines.tasks.embed import embedder
 from tests.support.buckets import Bucket
+from tests.support.devices import plug_in, plug_in_unusable
 from tests.support.jobs import Said, ids, job, rows, run, write_parquet
 
 
@@ -147,11 +147,16 @@ def test_much_goes_through_ray(tmp_path, elsewhere, monkeypatch, bound):
     ],
 )
 def test_only_where_this_process_has_device_and_dtype(tmp_path, monkeypatch, device, here, address, dtype, fits):
-    monkeypatch.setattr(little, "resolve_device", lambda spec: here)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
-    config = job(tmp_path, run={"engine": "auto", "device": device, "address": address})
-    assert little.device_here(config, dtype) == fits
-    assert auto.cuda_computes("float16")
+    if here == "cuda":
+        plug_in(monkeypatch, tmp_path, "NVIDIA A100", (8, 0))
+    where = {"engine": "auto", "device": device, "address": address}
+    assert little.device_here(job(tmp_path, run=where, model={"weights": "some/model"}), dtype) == fits
+
+
+def test_a_gpu_that_torch_cannot_use_stops_it(tmp_path, monkeypatch):
+    plug_in_unusable(monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match="too old"):
+        little.device_here(job(tmp_path, run={"engine": "auto"}, model={"weights": "some/model"}), "bfloat16")
 
 
 # ---------------------------------------------------------------------- a row that kills or hangs its process
