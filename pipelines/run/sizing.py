@@ -8,11 +8,13 @@ without harm; it is made once and stored with the table.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
+from actors.spec import ModelError
 from pipelines.engine.nodes import ModelSize
 from pipelines.units import PARCEL_BYTES, UNIT_BYTES, UNSEEKABLE, Bundle, Span, Unit
 
@@ -38,18 +40,19 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}  # of a paramet
 
 
 def model_size(weights_folder: Path, dtype: str) -> ModelSize:
-    """Read from the headers of the safetensors files. A token's FLOPs: 2 x the parameters outside embedding tables."""
+    """Read from the headers of the safetensors files. A token's FLOPs: 2 x the parameters outside embedding tables.
+
+    Raises ModelError for a file that is none."""
     parameters = embeddings = 0
     for file in weights_folder.glob("*.safetensors"):
-        with file.open("rb") as raw:
-            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            if "embed" in name or "lm_head" in name:
-                embeddings += prod(tensor["shape"])
-            else:
-                parameters += prod(tensor["shape"])
+        try:
+            with safe_open(file, framework="np") as opened:
+                sizes = {name: prod(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} could not be read: {error}. Fetch the weights again") from error
+        in_tables = sum(size for name, size in sizes.items() if "embed" in name or "lm_head" in name)
+        embeddings += in_tables
+        parameters += sum(sizes.values()) - in_tables
     return ModelSize(2.0 * parameters, (parameters + embeddings) * BYTES[dtype])
 
 
