@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from actors.device.allocator import SETTINGS
 from actors.network.kernels.choose import choose
 from benchmarks import machine as hardware
 
@@ -72,6 +73,7 @@ def gpu() -> dict[str, Any]:
         "throttled_at_start": throttled(),
         "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "allocator": os.environ.get(SETTINGS),
     }
 
 

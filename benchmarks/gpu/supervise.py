@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from actors.device.allocator import ask_for_growing_segments
 from benchmarks.gpu import records
 from benchmarks.gpu.steps import Step
 
@@ -41,6 +42,7 @@ def _one_worker(
     """Runs one; what went wrong with the step it was at, and after how many seconds."""
     log, deadline = until
     command = [sys.executable, *ITSELF, *arguments]
+    ask_for_growing_segments()  # as replicas do
     worker = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     shown, lines, since = len(records.finished(records.read(out))), len(records.read(out)), time.time()
     ended = False
