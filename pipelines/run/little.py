@@ -71,7 +71,7 @@ def settled(
 def planned(prepared: Prepared, executor: Executor) -> Capacity:
     """What the job's replicas would be. Asks the engine only where nothing else can tell."""
     job, one = prepared.job, ReplicaRange(min=1, max=1)
-    if prepared.capacity is not PLANNING:
+    if prepared.capacity is not PLANNING or not prepared.size.flops_per_token:  # whose tokens cost nothing anywhere
         return prepared.capacity
     if job.run.device == "cuda" or (job.run.address is None and sees_gpu(job)):
         return Capacity(True, one, None)
