@@ -18,7 +18,7 @@ from actors.network.kernels.operations import Kernels
 FAILURES = [
     RuntimeError("Failed to find C compiler. Please specify via CC environment variable"),
     AssertionError("libcuda.so cannot found!\nPossible files are located at"),
-    subprocess.CalledProcessError(1, ["/usr/bin/gcc", "/tmp/tmpx1/main.c", "-I/usr/include/python3.11"]),
+    subprocess.CalledProcessError(1, ["/usr/bin/gcc", "/some/folder/tmpx1/main.c", "-I/usr/include/python3.11"]),
     PermissionError(13, "Permission denied", "/.triton"),
     OSError(28, "No space left on device"),
     ImportError("libtriton.so: undefined symbol"),
